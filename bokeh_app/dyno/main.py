@@ -1,0 +1,74 @@
+"""What this very dyno is doing: CPU, memory and open pages of its processes, live.
+
+The viewer sees two curves that grow every two seconds, and a table of the processes.
+"""
+
+import html
+import time
+
+from bokeh.io import curdoc
+from bokeh.layouts import column
+from bokeh.models import ColumnDataSource, DatetimeTickFormatter, Div
+from bokeh.plotting import figure
+
+from .data import SAMPLER
+
+EVERY = 2000  # ms
+KEPT = 300  # points
+
+# Data
+source = ColumnDataSource({"time": [], "cpu": [], "memory": []})
+
+# Plot
+look = {"x_axis_type": "datetime", "height": 200, "sizing_mode": "stretch_width", "tools": "", "toolbar_location": None}
+cpu = figure(y_axis_label="CPU (% of a core)", **look)
+cpu.line("time", "cpu", source=source, line_width=2)
+memory = figure(y_axis_label="memory (MB)", x_axis_label="time (UTC)", x_range=cpu.x_range, **look)
+memory.line("time", "memory", source=source, line_width=2, color="#2a7a4b")
+for plot in (cpu, memory):
+    plot.xaxis.formatter = DatetimeTickFormatter(
+        seconds="%H:%M:%S", minsec="%H:%M:%S", minutes="%H:%M", hourmin="%H:%M"
+    )
+    plot.min_border_right = 30
+    plot.xaxis.ticker.desired_num_ticks = 4  # there is room for them on a phone
+    plot.y_range.start = 0
+    plot.x_range.follow = "end"
+
+# Widgets
+processes = Div(name="processes", sizing_mode="stretch_width")
+CELL = "style='padding: 2px 10px 2px 0; white-space: nowrap; text-align: {}'"
+COLUMNS = (("process", "left"), ("pid", "right"), ("CPU %", "right"), ("MB", "right"), ("pages", "right"))
+
+
+# Callbacks
+def row(tag: str, cells: tuple[str, ...]) -> str:
+    """Return a row of the table."""
+    pairs = zip(cells, COLUMNS, strict=True)
+    return (
+        "<tr>"
+        + "".join(f"<{tag} {CELL.format(side)}>{html.escape(cell)}</{tag}>" for cell, (_, side) in pairs)
+        + "</tr>"
+    )
+
+
+def update() -> None:
+    """Add a point to both curves and write the table anew."""
+    sample = SAMPLER.sample()
+    point = {"time": [time.time() * 1000], "cpu": [sum(one.cpu for one in sample)]}
+    source.stream({**point, "memory": [sum(one.memory for one in sample)]}, rollover=KEPT)
+    rows = [
+        row(
+            "td",
+            (one.name, str(one.pid), f"{one.cpu:.0f}", f"{one.memory:.0f}", str(one.sessions) if one.sessions else ""),
+        )
+        for one in sample
+    ]
+    processes.text = f"<table>{row('th', tuple(name for name, _ in COLUMNS))}{''.join(rows)}</table>"
+
+
+curdoc().add_periodic_callback(update, EVERY)
+
+# Layout
+update()
+curdoc().title = "Dyno"
+curdoc().add_root(column(cpu, memory, processes, sizing_mode="stretch_width"))

@@ -1,0 +1,13 @@
+"""The machinery that makes one dyno of a Flask site, Bokeh apps and nginx.
+
+It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two folders and nothing here changes.
+
+    settings   every config var: name, default, what is allowed
+    start      the start script's work: render, start, wait, open the port, stop
+    nginx      find, render and test nginx's configuration
+    gunicorn   the configuration of the `flask` process
+    bokeh      the `bokeh` process: `bokeh serve`, several workers, each on a unix socket
+    apps       which Bokeh apps there are
+    health     who answers and who does not
+    embed      the Flask extension: sessions that Flask mints, Bokeh apps in pages
+"""

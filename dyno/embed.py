@@ -1,0 +1,188 @@
+"""The Flask extension: Bokeh apps in pages, in sessions that Flask mints, and the dyno's own URLs.
+
+bokeh_apps = BokehApps()
+bokeh_apps.init_app(app)        then, in a template:  {{ bokeh_app("sliders") }}
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from flask import Flask, Response, abort, g, request
+from markupsafe import Markup
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.wsgi import ClosingIterator
+
+from dyno import apps, health, settings, static, tokens
+
+if TYPE_CHECKING:
+    from bokeh.model import Model
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+BUNDLES = [f"js/bokeh{part}.min.js" for part in ("", "-gl", "-widgets", "-tables", "-mathjax")]
+MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
+
+
+class BokehApps:
+    """Gives a Flask site its Bokeh apps: template functions, the apps' own pages, /healthz."""
+
+    def __init__(self, app: Flask | None = None) -> None:
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Add to `app`: the template functions, the routes below BOKEH_PREFIX, /healthz, and nginx as its proxy.
+
+        Raises settings.SettingsError when a config var is wrong.
+        """
+        self._settings = settings.read()
+        self._prefix = self._settings["BOKEH_PREFIX"]
+        self._bundles_file = Path(self._settings["RUN_DIR"], "bundles.json")
+        app.extensions["bokeh_apps"] = self
+        app.jinja_env.globals.update(
+            bokeh_app=self.embed, bokeh_scripts=self.scripts, bokeh_url=self.url, bokeh_app_names=self.names
+        )
+        for path in ("/<name>", "/<name>/", "/<name>/autoload.js"):
+            app.add_url_rule(self._prefix + path, "bokeh_session", self._session, methods=METHODS)
+        # around the site, so that no login or error page of its own comes before the answer
+        app.wsgi_app = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
+        app.after_request(self._no_store)
+
+    @staticmethod
+    def names() -> list[str]:
+        """Return the names of all apps in bokeh_app/, sorted."""
+        return apps.names()
+
+    def url(self, name: str, arguments: Mapping[str, str] | None = None) -> str:
+        """Return the path of an app's own page, where arguments reach the app as those of `embed` do."""
+        return f"{self._prefix}/{name}" + (f"?{urlencode(arguments)}" if arguments else "")
+
+    def embed(
+        self,
+        name: str,
+        arguments: Mapping[str, str] | None = None,
+        visitor: Mapping[str, object] | None = None,
+    ) -> Markup:
+        """Return the HTML that shows app `name` on this page; any number of them, the same one twice included.
+
+        arguments reach the app as `session_context.request.arguments` ({name: [bytes]}). visitor is what the site
+        knows of who is looking, a JSON-able dict; the app finds its items in `session_context.token_payload`. Both are
+        signed, not secret: the visitor can read them, but not change them. The session can be opened, and opened again
+        after a lost connection, for BOKEH_TOKEN_LIFETIME seconds, also when the visitor has logged out meanwhile; so
+        a page with an app is not stored by browsers and proxies. Raises LookupError when there is no app of that name
+        (ask `names` first when it comes from the visitor), ValueError when visitor uses a name of Bokeh's own,
+        TypeError when something in it is not JSON.
+
+        The idea: a session id given to the page in advance leads its WebSocket to one worker, whatever the number;
+        https://docs.bokeh.org/en/latest/docs/user_guide/server/server_embed.html has the other ways.
+        """
+        if name not in apps.names():
+            raise LookupError(f"bokeh_app/ has no app {name!r}")
+        arguments = {key: [value] for key, value in (arguments or {}).items()}
+        token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, renews=self._renews())
+        needed = self._bundles(name)
+        later = " ".join(self._url(file) for file in BUNDLES if file not in needed)
+        return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
+            self._tags([*needed, "dyno.js"]), self.url(name), token, later
+        )
+
+    @staticmethod
+    def _no_store(response: Response) -> Response:
+        """Keep pages with a session in them out of every cache: whoever has the token has the session."""
+        if "bokeh_apps_on_page" in g:
+            response.cache_control.no_store = True
+        return response
+
+    def _bundles(self, name: str) -> list[str]:
+        """Return the BokehJS bundles that app `name` needs, as found when it was tried at boot; all when it was not."""
+        try:
+            return json.loads(self._bundles_file.read_text()).get(name, BUNDLES)
+        except OSError:  # the Bokeh server is elsewhere
+            return BUNDLES
+
+    def scripts(self, *models: Model) -> Markup:
+        """Return the script tags of the BokehJS bundles that `models` need (of all when none is given)."""
+        return self._tags(static.bundles(*models))
+
+    def _tags(self, names: list[str]) -> Markup:
+        """Return the script tags for files below /static/, each once per page, however many apps are on it."""
+        seen = g.setdefault("bokeh_scripts", set())
+        fresh = [name for name in names if name not in seen]
+        seen.update(fresh)
+        return Markup("").join(Markup('<script defer src="{}"></script>\n').format(self._url(name)) for name in fresh)
+
+    def _url(self, file: str) -> str:
+        return f"{self._prefix}/static/{file}?v={_version(file)}"
+
+    def _renews(self) -> str:
+        """Return the token that dyno/page.js holds for this very place on the page, when it asks for the page again."""
+        g.bokeh_apps_on_page = g.get("bokeh_apps_on_page", -1) + 1
+        place, _, token = request.headers.get("Bokeh-Token", "").partition(" ")
+        if not token or place != str(g.bokeh_apps_on_page):
+            return ""
+        probes = health.bokeh_probes(self._settings, apps.names()[0])
+        if len(health.silent(probes, 0.5)) == len(probes):
+            abort(Response(status=204))  # not yet: a WebSocket now would only fail; the page asks again
+        return token
+
+    def _session(self, name: str) -> Response:
+        """Check or mint the token of an app's own page and of its autoload.js; nginx then asks the worker.
+
+        See @bokeh_session in config/nginx.conf.erb.
+        """
+        if name not in apps.names():
+            abort(404)
+        if request.method == "OPTIONS":  # Bokeh answers one without an Origin with 500
+            return Response(status=204, headers={"Allow": "GET, HEAD, OPTIONS"})
+        token = request.args.get("bokeh-token")
+        if token is None and self._settings["BOKEH_SESSIONS"] == "flask":
+            abort(403, "This app is shown in a page of the site only.")
+        if token is None:
+            if len(request.query_string) > MAX_ARGUMENTS:
+                abort(414, f"The arguments of this page are too long: {MAX_ARGUMENTS} bytes are allowed.")
+            arguments = {key: values for key, values in request.args.lists() if not key.startswith("bokeh-")}
+            token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments)
+        elif not tokens.is_valid(token):
+            abort(403, "This link to a session is not valid, or no longer. Open the page itself.")
+        return Response(
+            headers={"X-Accel-Redirect": "@bokeh_session", "X-Bokeh-Token": token, "Cache-Control": "no-store"}
+        )
+
+
+class _Edge:
+    """WSGI middleware: answers /healthz, and reads what the site has not read of a request's body.
+
+    gunicorn would close the connection while nginx still sends the rest, and a 413 of the site's would become a 502.
+    """
+
+    def __init__(self, wsgi_app, values: dict[str, object]) -> None:
+        self._wsgi_app = wsgi_app
+        self._settings = values
+
+    def __call__(self, environ, start_response):
+        if environ.get("PATH_INFO") != "/healthz":
+            return ClosingIterator(self._wsgi_app(environ, start_response), lambda: _read_rest(environ))
+        silent = health.silent(health.bokeh_probes(self._settings, apps.names()[0]))
+        status = "503 Service Unavailable" if silent else "200 OK"
+        body = "".join(f"{name} does not answer\n" for name in silent) or "ok\n"
+        start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
+        return [body.encode()]
+
+
+def _read_rest(environ) -> None:
+    if environ.get("wsgi.input_terminated"):  # it says where it ends, as gunicorn's does
+        while environ["wsgi.input"].read(65536):
+            pass
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """Return the version that the Bokeh server itself gives a file in its URLs: its sha512."""
+    path = static.PAGE_SCRIPT if name == "dyno.js" else static.source() / name
+    return hashlib.sha512(path.read_bytes()).hexdigest()

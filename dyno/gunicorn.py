@@ -1,0 +1,75 @@
+"""gunicorn's configuration for the `flask` process; GUNICORN_CMD_ARGS and the Procfile's line go before it.
+
+The names are gunicorn's own: https://docs.gunicorn.org/en/stable/settings.html
+"""
+
+import gc
+import os
+import signal
+import threading
+
+import gunicorn.errors
+import gunicorn.glogging
+
+from dyno import health, settings
+from dyno.signals import outlived
+
+_settings = settings.read()
+
+gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
+
+bind = f"unix:{os.path.join(_settings['RUN_DIR'], 'flask.sock')}"
+pidfile = os.path.join(_settings["RUN_DIR"], "flask.pid")
+workers = _settings["WEB_CONCURRENCY"]
+# threads, so that a slow page does not keep its worker from answering others
+worker_class = "gthread"
+threads = 16
+# imported once, then forked: the workers share what the import made, and a site that cannot be imported ends the boot
+preload_app = True
+# nginx lets lines of 32 kB pass, for a browser's cookies can come to that; gunicorn's own limits are 4094 and 8190
+limit_request_line = 0
+limit_request_field_size = 32768
+# the workers' heartbeat files: in memory, never on a slow disk (gunicorn's FAQ on containers)
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
+control_socket_disable = True
+
+_deaths = health.Deaths()
+
+
+class logger_class(gunicorn.glogging.Logger):
+    """gunicorn's log without the time: honcho, or the platform, puts it before each line."""
+
+    error_fmt = "%(levelname)s [%(process)d] %(message)s"
+
+
+def on_starting(server):
+    """Drop the access log that Heroku's Python buildpack turns on: nginx logs every request already.
+
+    It sets GUNICORN_CMD_ARGS="--access-logfile -", which costs a fifth of the requests per second and says all twice.
+    """
+    if os.environ.get("GUNICORN_CMD_ARGS", "").strip() == "--access-logfile -":
+        server.cfg.set("accesslog", None)
+        server.log.setup(server.cfg)
+
+
+def when_ready(server):
+    """Keep what the import made shared between the workers: the collector would write to every page of it."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def post_worker_init(worker):
+    """Stop gunicorn when the start script was killed; its own parent, which it would notice, may live on."""
+
+    def watch():
+        if outlived(_settings["RUN_DIR"], wait=True):
+            os.kill(worker.ppid, signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def child_exit(server, worker):
+    """End the dyno when workers die again and again; gunicorn would go on for ever."""
+    if _deaths.too_many():
+        raise gunicorn.errors.HaltServer(f"{health.DEATHS} workers died within {health.DEATHS_SECONDS} s", 1)

@@ -1,0 +1,68 @@
+"""Signals as something to wait for, so that none is lost, and what ends with whom."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+
+
+class Inbox:
+    """Takes the signals named and hands them out, one set at a time, in the main thread."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+
+    def wait(self, seconds: float) -> set[int]:
+        """Return the signals that came, after `seconds` at most; an empty set when none did."""
+        if not select.select([self._receiver], [], [], max(0.0, seconds))[0]:
+            return set()
+        return set(self._receiver.recv(4096))
+
+    @staticmethod
+    def forget() -> None:
+        """Give the signals back, in a child just forked."""
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)) and number != signal.SIGINT:
+                signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def outlived(run_dir: str, wait: bool = False) -> bool:
+    """Return whether the start script is gone, whose lock on RUN_DIR/lock lives as long as it does.
+
+    With wait, return only then. Without a start script of ours (DYNO_PID is not set) it is never gone.
+    """
+    if "DYNO_PID" not in os.environ:
+        return False
+    with open(os.path.join(run_dir, "lock")) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below whose own parent was killed, so that the stop finds it (Linux)."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def die_with_parent(number: signal.Signals = signal.SIGINT) -> None:
+    """In a child: ask the kernel for a signal when the start script is killed, so that nothing is left behind (Linux)."""
+    _prctl(1, number)  # PR_SET_PDEATHSIG

@@ -1,0 +1,360 @@
+"""What bin/start-nginx does: render, test, start COMMAND, wait until it answers, open the port, stop all together.
+
+The contract is that of the nginx buildpack's script of the same name (COMMAND, -f, config/nginx.conf.erb, the exit when
+any part ends); waiting for the answer itself, the checks before, and the stop without loss are ours.
+"""
+
+from __future__ import annotations
+
+import _signal  # what `signal` wraps: that one takes 10 ms to import
+
+if __name__ == "__main__":
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C before there is anything to stop: no traceback
+
+import contextlib
+import errno
+import fcntl
+import importlib.util
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from dyno import apps, health, nginx, settings, sigterm
+from dyno.signals import Inbox, adopt_orphans, die_with_parent
+
+USAGE = "usage: bin/start-nginx [-f] COMMAND...   (-f: open the port at once, without waiting for COMMAND to answer)"
+PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
+# The platform kills 30 s after SIGTERM. LINGER: its router may hand over requests for a moment more; DRAIN: what is in
+# flight; STOP: the backends. The rest is to spare.
+LINGER_SECONDS = 1.0
+DRAIN_SECONDS = 22.0
+STOP_SECONDS = 4.0
+
+
+class StartError(RuntimeError):
+    """The dyno cannot start or go on; the message says why in one line."""
+
+
+def say(text: str, name: str = "dyno") -> None:
+    """Print a line as honcho prints those of the other processes: time, name, text."""
+    stamp = time.strftime("%H:%M:%S")
+    sys.stdout.write("".join(f"{stamp} {name:<7} | {line}\n" for line in text.splitlines()))
+    sys.stdout.flush()
+
+
+def check_packages() -> None:
+    """Raise StartError when a Python package that the dyno needs is missing."""
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise StartError(f"Python has no package {names} ({sys.executable}): run bin/setup")
+
+
+def check_port(port: int) -> None:
+    """Raise StartError when nginx will not be able to listen on `port`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except PermissionError as error:
+            raise StartError(f"PORT={port} needs root or the right to ports below 1024: use 1024 or above") from error
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise StartError(f"PORT={port} cannot be listened on: {error.strerror}") from error
+            raise StartError(f"PORT={port} is taken by another program: stop it or set PORT to another one") from error
+
+
+def own(run_dir: Path) -> object:
+    """Make the run folder and hold it for as long as this process lives. Raises StartError when another dyno has it."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(run_dir / "lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise StartError(f"RUN_DIR={run_dir} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise StartError(
+            f"RUN_DIR={run_dir} is in use by another dyno: stop it or set RUN_DIR to another folder"
+        ) from error
+    for leftover in [*run_dir.glob("*.sock"), *run_dir.glob("*.pid")]:  # of a dyno that was killed
+        leftover.unlink()
+    return lock
+
+
+class Dyno:
+    """One run of the dyno: COMMAND and nginx, from the first line to the exit code."""
+
+    def __init__(self, command: list[str], wait: bool) -> None:
+        self._command = command
+        self._wait = wait
+        self._pids: dict[int, str] = {}
+        self._linger = 0.0
+
+    def run(self) -> int:
+        """Run until something stops; return the exit code. Raises StartError and the like before anything is left."""
+        self._began = time.monotonic()
+        self._settings = settings.read()
+        os.environ.update(settings.complete())
+        self._nginx = nginx.find()
+        os.environ["NGINX_VERSION"] = nginx.version(self._nginx)
+        apps.check()
+        check_packages()
+        if not shutil.which(self._command[0]):
+            raise StartError(f"COMMAND {self._command[0]!r} is not to be found: run bin/setup, or check the Procfile")
+        check_port(self._settings["PORT"])
+        self._run_dir = Path(self._settings["RUN_DIR"])
+        self._conf = self._run_dir / "nginx.conf"
+        self._lock = own(self._run_dir)
+        erb = nginx.rendering()  # takes a tenth of a second, in which the next steps are done
+        os.environ["DYNO_PID"] = str(os.getpid())
+        os.environ["PYTHONUNBUFFERED"] = "1"  # or a print shows up when its buffer is full
+        if not self._settings["BOKEH_SECRET_KEY"]:
+            os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
+            say("BOKEH_SECRET_KEY is not set: made one; open pages will not outlive a restart, several dynos need one")
+        self._shield, reason = sigterm.shield()
+        if not self._shield:
+            say(f"no shield against SIGTERM ({reason}): a platform that sends it to all processes may cut requests off")
+        global psutil  # imported late: its absence is one of the things that are checked
+        import psutil
+
+        allow_open_files()
+        adopt_orphans()
+        self._take(erb)
+        self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        try:
+            self._start_command()
+            if self._wait and (code := self._until_ready()) is not None:
+                return code
+            self._start_nginx()
+            return self._until_something_stops()
+        finally:
+            self._stop()
+
+    def _take(self, erb: subprocess.Popen) -> None:
+        """Make what erb renders nginx's configuration, once nginx has tested it."""
+        fresh = self._conf.with_suffix(".new")
+        nginx.rendered(erb, fresh)
+        nginx.test(self._nginx, fresh)
+        os.replace(fresh, self._conf)
+
+    def _start_command(self) -> None:
+        say(f"starting {' '.join(self._command)}")
+        # a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in order
+        self._spawn("COMMAND", subprocess.Popen(self._command, start_new_session=True, preexec_fn=self._in_child))
+
+    def _start_nginx(self) -> None:
+        process = subprocess.Popen(
+            nginx.command(self._nginx, self._conf),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=self._in_child,
+        )
+        self._spawn("nginx", process)
+        threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
+        port = self._settings["PORT"]
+        while self._pid("nginx") and not listens(port):
+            self._inbox.wait(0.01)
+            self._reap()
+        if self._pid("nginx"):
+            say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{port}")
+
+    def _in_child(self) -> None:
+        die_with_parent()
+        if self._shield:
+            self._shield()
+
+    def _spawn(self, name: str, process: subprocess.Popen) -> None:
+        process.returncode = 0  # reaped below, with the orphans; Popen would wait for it a second time
+        self._pids[process.pid] = name
+
+    def _pid(self, name: str) -> int | None:
+        return next((pid for pid, what in self._pids.items() if what == name), None)
+
+    def _reap(self) -> tuple[str, int] | None:
+        """Collect ended children; return (name, exit code) of COMMAND or nginx when it is among them."""
+        ended = None
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            if name := self._pids.pop(pid, None):
+                code = os.waitstatus_to_exitcode(status)
+                ended = ended or (name, code if code >= 0 else 128 - code)
+
+    def _until_ready(self) -> int | None:
+        """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
+        end = time.monotonic() + self._settings["BOOT_TIMEOUT"]
+        probes = [("flask", str(self._run_dir / "flask.sock"), "/healthz")]
+        probes += health.bokeh_probes(self._settings, apps.names()[0])
+        while probes:
+            left = end - time.monotonic()
+            if left <= 0:
+                names = ", ".join(name for name, _, _ in probes)
+                raise StartError(f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)")
+            if self._inbox.wait(0.02) & {signal.SIGTERM, signal.SIGINT}:
+                return 0
+            if ended := self._reap():
+                return self._report(*ended)
+            silent = health.silent(probes, min(left, health.DEADLINE))
+            probes = [probe for probe in probes if probe[0] in silent]
+        return None
+
+    def _until_something_stops(self) -> int:
+        while True:
+            signals = self._inbox.wait(1.0)
+            if ended := self._reap():
+                return self._report(*ended)
+            if signals & {signal.SIGTERM, signal.SIGINT}:
+                self._linger = LINGER_SECONDS if signal.SIGTERM in signals else 0.0
+                say(f"{'SIGTERM' if signal.SIGTERM in signals else 'SIGINT'} received: stopping")
+                return 0
+            if signal.SIGHUP in signals:
+                self._reload()
+            if gone := self._gone():
+                return self._end_command(gone)
+
+    def _gone(self) -> str | None:
+        """Return the name of a backend's first process (flask, bokeh) that is gone.
+
+        honcho notices too, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s later.
+        """
+        for file in self._run_dir.glob("*.pid"):
+            try:
+                os.kill(int(file.read_text()), 0)
+            except ProcessLookupError:
+                return file.stem
+            except (OSError, ValueError):
+                continue  # just being written
+        return None
+
+    def _end_command(self, gone: str) -> int:
+        """Stop what is left of the backends; return COMMAND's exit code: that of the process that is gone."""
+        say(f"{gone} is gone: stopping the dyno")
+        self._signal_all(signal.SIGINT, self._below(self._pid("COMMAND")))
+        end = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < end:
+            self._inbox.wait(0.1)
+            if ended := self._reap():
+                return ended[1] or 1
+        return 1
+
+    def _report(self, name: str, code: int) -> int:
+        what = " ".join(self._command) if name == "COMMAND" else name
+        say(f"{what} ended with code {code}: stopping the dyno")
+        return code
+
+    def _reload(self) -> None:
+        try:
+            self._take(nginx.rendering())
+        except nginx.NginxError as error:
+            say(f"error: {error}; nginx goes on with the configuration it has")
+            return
+        os.kill(self._pid("nginx"), signal.SIGHUP)
+        say("nginx reloads its configuration")
+
+    def _stop(self) -> None:
+        """End everything below this process: nginx when it has answered what is in flight, then the backends."""
+        if nginx_pid := self._pid("nginx"):
+            if self._pid("COMMAND"):
+                self._wait_for("nginx", self._linger)
+            os.kill(nginx_pid, signal.SIGQUIT)
+            self._close_websockets()
+            if not self._wait_for("nginx", DRAIN_SECONDS if self._pid("COMMAND") else STOP_SECONDS):
+                say(f"nginx still had requests after {DRAIN_SECONDS:.0f} s: ending them")
+                os.kill(nginx_pid, signal.SIGKILL)
+        self._signal_all(signal.SIGINT, self._below())
+        if not self._wait_for(None, STOP_SECONDS):
+            self._signal_all(signal.SIGKILL, self._below())
+            self._wait_for(None, STOP_SECONDS)
+
+    def _close_websockets(self) -> None:
+        """Tell the Bokeh workers; nginx, which is told to finish, would wait for every open page otherwise."""
+        try:
+            os.kill(int((self._run_dir / "bokeh.pid").read_text()), signal.SIGUSR1)
+        except (OSError, ValueError):
+            pass  # COMMAND runs no Bokeh, or it is gone
+
+    def _wait_for(self, name: str | None, seconds: float) -> bool:
+        """Wait until child `name`, or every process below this one, is gone; return whether it is."""
+        end = time.monotonic() + seconds
+        while True:
+            self._reap()
+            if not (self._pid(name) if name else self._below()):
+                return True
+            if time.monotonic() > end:
+                return False
+            self._inbox.wait(0.05)
+
+    def _below(self, pid: int | None = None) -> list[psutil.Process]:
+        """Return every process below `pid` (this one when none is given) that has not ended."""
+        alive = []
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(child)
+        return alive
+
+    def _signal_all(self, number: signal.Signals, processes: list[psutil.Process]) -> None:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                process.send_signal(number)
+
+
+def listens(port: int) -> bool:
+    """Return whether something listens on `port`."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def copy_log(pipe) -> None:
+    """Print what nginx prints, with its name before each line and without what a URL carries behind the `?`."""
+    for line in pipe:
+        say(re.sub(r"\?[^\s\"]*", "?…", line.decode(errors="replace").rstrip()), "nginx")
+
+
+def allow_open_files() -> None:
+    """Raise the soft limit on open files to the hard one: two for each connection that nginx holds."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    except (OSError, ValueError):
+        pass  # nginx itself warns when it has too few
+
+
+def main(arguments: list[str]) -> int:
+    """Run the start script with its command line, without the name of the script; return the exit code."""
+    wait = True
+    while arguments and arguments[0].startswith("-"):
+        if arguments[0] != "-f":
+            print(f"error: {arguments[0]} is not an option. {USAGE}", file=sys.stderr)
+            return 2
+        wait, arguments = False, arguments[1:]
+    if not arguments:
+        print(USAGE, file=sys.stderr)
+        return 2
+    os.chdir(settings.ROOT)
+    try:
+        return Dyno(arguments, wait).run()
+    except (StartError, settings.SettingsError, apps.AppsError, nginx.NginxError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr, flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

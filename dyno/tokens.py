@@ -1,0 +1,67 @@
+"""Session tokens: Flask mints them, nginx hashes them, the Bokeh workers check them.
+
+A token is Bokeh's own (`bokeh.util.token`): readable by whoever has it, changeable by nobody without BOKEH_SECRET_KEY.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+
+from bokeh.util.token import (
+    check_token_signature,
+    generate_jwt_token,
+    generate_session_id,
+    get_session_id,
+    get_token_payload,
+)
+
+# names in a token's payload that Bokeh gives a meaning to
+RESERVED = {"session_id", "session_expiry", "headers", "cookies", "arguments"}
+
+
+def mint(
+    lifetime: int,
+    arguments: Mapping[str, Sequence[str]] | None = None,
+    visitor: Mapping[str, object] | None = None,
+    renews: str = "",
+) -> str:
+    """Return a signed token for a new session, or for that of the token `renews` if it was for the same visitor.
+
+    lifetime is in seconds. arguments arrive as `session_context.request.arguments` ({name: [bytes, …]}), the items of
+    visitor in `session_context.token_payload`. Raises ValueError when visitor uses a name of Bokeh's own, TypeError
+    when something in it is not JSON.
+    """
+    if taken := RESERVED & set(visitor or {}):
+        raise ValueError(f"visitor may not contain {', '.join(sorted(taken))}: Bokeh uses that itself")
+    payload = dict(visitor or {})
+    # always there: without it Bokeh would take the arguments of whatever request opens the session
+    payload["arguments"] = {name: [value.encode() for value in values] for name, values in (arguments or {}).items()}
+    key = os.environ["BOKEH_SECRET_KEY"].encode()
+    session_id = _same_session(renews, payload) or generate_session_id(secret_key=key, signed=True)
+    return generate_jwt_token(session_id, secret_key=key, signed=True, extra_payload=payload, expiration=lifetime)
+
+
+def is_valid(token: str, expired: bool = False) -> bool:
+    """Return whether `token` was signed with our key and (unless `expired` is allowed) is still good for a session.
+
+    False, never an error, for anything else.
+    """
+    try:
+        if not check_token_signature(token, secret_key=os.environ["BOKEH_SECRET_KEY"].encode(), signed=True):
+            return False
+        return expired or calendar.timegm(time.gmtime()) < get_token_payload(token)["session_expiry"]
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, zlib.error):
+        return False
+
+
+def _same_session(token: str, payload: dict[str, object]) -> str | None:
+    """Return the session id of `token` if what it carries is just what the site says of the visitor now."""
+    if not token or not is_valid(token, expired=True):
+        return None
+    carried = get_token_payload(token)
+    del carried["session_expiry"]
+    return get_session_id(token) if carried == payload else None

@@ -1,0 +1,135 @@
+"""The pages that everybody may see, and the error pages."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+from bokeh.embed import components
+from bokeh.plotting import figure
+from flask import Flask, abort, current_app, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from flask_app import login
+
+MAX_NUMBERS = 10_000
+MAX_ARGUMENTS = 20  # arguments of a page that are passed on to its app ...
+MAX_ARGUMENT = 200  # ... and the characters in each
+DEFAULT_NUMBERS = "3, 5, 4, 8, 9, 7, 12, 11, 14, 13, 17, 16"
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+# where werkzeug's own sentence is not for visitors
+SENTENCES = {
+    400: "The site could not make sense of this request.",
+    403: "This is not for everybody.",
+    404: "There is no such page here.",
+    405: "This page cannot be used in that way.",
+    413: "That is more than this page takes.",
+    414: "This address is too long.",
+    500: "Something went wrong on our side. It has been written to the log; please try again in a moment.",
+}
+
+
+def init_app(app: Flask) -> None:
+    """Add the pages and the error pages to `app`."""
+    app.add_url_rule("/", "index", index)
+    app.add_url_rule("/apps/<name>", "app_page", app_page)
+    app.add_url_rule("/plot", "plot", plot, methods=["GET", "POST"])
+    # browsers ask for it on the apps' own pages, which name no icon
+    app.add_url_rule("/favicon.ico", "favicon", lambda: app.send_static_file("favicon.svg"))
+    app.register_error_handler(HTTPException, error_page)
+    app.add_template_filter(title)
+
+
+def index() -> ResponseReturnValue:
+    """Show a card for each app of bokeh_app/, whatever there is."""
+    names = [name for name in current_app.extensions["bokeh_apps"].names() if name != login.APP]
+    return render_template("index.html", apps={name: sentence(name) for name in names})
+
+
+def app_page(name: str) -> ResponseReturnValue:
+    """Show app `name`; what follows the `?` of this page reaches it as `session_context.request.arguments`."""
+    if name not in current_app.extensions["bokeh_apps"].names():
+        abort(404, "There is no app of that name.")
+    arguments = {key: value for key, value in request.args.items() if not key.startswith("bokeh-")}
+    if len(arguments) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT for pair in arguments.items() for text in pair):
+        abort(414, f"A page takes {MAX_ARGUMENTS} arguments of {MAX_ARGUMENT} characters at most.")
+    return render_template("app.html", name=name, sentence=sentence(name), arguments=arguments)
+
+
+def plot() -> ResponseReturnValue:
+    """Draw the numbers that the visitor typed: a static plot, for which no Bokeh server is needed."""
+    typed = request.form.get("numbers", "") if request.method == "POST" else DEFAULT_NUMBERS
+    try:
+        drawing = draw(numbers(typed))
+    except ValueError as error:
+        return render_template("plot.html", typed=typed, error=error), 400
+    script, div = components(drawing)
+    return render_template("plot.html", typed=typed, drawing=drawing, script=script, div=div)
+
+
+def error_page(error: HTTPException) -> ResponseReturnValue:
+    """Show an error as a page of this site, with the sentence given to `abort()` if there is one."""
+    described = error.description != type(error).description and error.code != 500
+    text = error.description if described else SENTENCES.get(error.code, error.description)
+    response = error.get_response()  # with the headers that belong to the error, such as Allow
+    response.data = render_template("error.html", code=error.code, name=error.name, text=text)
+    response.content_type = "text/html; charset=utf-8"
+    return response
+
+
+def title(name: str) -> str:
+    """Return an app's name as a title: sea_surface, Sea surface."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+@functools.cache
+def sentence(name: str) -> str:
+    """Return the first line of the docstring of app `name`, or nothing; its code is read, not run."""
+    path = Path(__file__).parent.parent / "bokeh_app" / name / "main.py"
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_bytes()))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return (docstring or "").partition("\n")[0]
+
+
+def numbers(text: str) -> list[float]:
+    """Return the numbers in `text`. Raises ValueError, with a sentence for the visitor, when they cannot be drawn."""
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    if not words:
+        raise ValueError("Type at least one number.")
+    if len(words) > MAX_NUMBERS:
+        raise ValueError(f"These are {len(words):,} numbers; at most {MAX_NUMBERS:,} can be drawn.")
+    for word in words:
+        # float() would also take nan, inf, 1_000 and digits of every alphabet
+        if not NUMBER.fullmatch(word):
+            raise ValueError(f"“{_short(word)}” is not a number. Write numbers such as 3, -0.5 or 2e6.")
+        # beyond these the plot would have no room left for a range around the number, and stay empty
+        if float(word) and not 1e-300 <= abs(float(word)) <= 1e300:
+            raise ValueError(f"“{_short(word)}” is too large or too small to be drawn.")
+    return [float(word) for word in words]
+
+
+def draw(values: list[float]) -> figure:
+    """Return a line plot of `values` in their order, as wide as the page."""
+    drawing = figure(
+        height=360,
+        sizing_mode="stretch_width",
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+        tooltips=[("number", "@x"), ("value", "@y")],
+        x_axis_label="number",
+        y_axis_label="value",
+    )
+    x = list(range(1, len(values) + 1))
+    drawing.line(x, values, line_width=2, color="#2b6cb0")
+    if len(values) <= 200:
+        drawing.scatter(x, values, size=7, color="#2b6cb0")
+    return drawing
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= 20 else word[:19] + "…"

@@ -1,0 +1,50 @@
+"""What tests do with a page in the browser: wait for plots, look at their data, move a slider."""
+
+from __future__ import annotations
+
+import json
+
+from playwright.sync_api import Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+# Every ColumnDataSource of every document: what the plots show, as it arrived from the server
+VALUES = """() => JSON.stringify(Bokeh.documents.flatMap((doc) => [...doc._all_models.values()])
+  .filter((model) => model.type == "ColumnDataSource")
+  .map((model) => Object.entries(model.data).map(([name, values]) => [name, Array.from(values).slice(0, 2000)])))"""
+# Canvases, in whatever shadow root, that have something drawn on them
+DRAWN = """() => {
+  const all = (root) => [...root.querySelectorAll("*")].flatMap((one) => [one, ...(one.shadowRoot ? all(one.shadowRoot) : [])])
+  return all(document).filter((one) => one.tagName == "CANVAS" && one.width > 50 && one.height > 50).filter((canvas) => {
+    const context = canvas.getContext("2d")
+    if (context == null) return false
+    const pixels = new Uint32Array(context.getImageData(0, 0, canvas.width, canvas.height).data.buffer)
+    return new Set(pixels).size > 10
+  }).length
+}"""
+
+
+def assert_plots_are_drawn(page: Page, count: int, seconds: float = 20) -> None:
+    """Wait until at least `count` plots are drawn. Raises AssertionError, with what the page complained about."""
+    try:
+        page.wait_for_function(f"({DRAWN})() >= {count}", timeout=seconds * 1000)
+    except PlaywrightTimeout:
+        found = page.evaluate(DRAWN)
+        raise AssertionError(f"{found} of {count} plots on {page.url}: {getattr(page, 'complaints', '')}") from None
+
+
+def source_values(page: Page, different_from: object = None, seconds: float = 20) -> list:
+    """Return the data of all sources of the page; once they differ from `different_from` when that is given."""
+    if different_from is not None:
+        page.wait_for_function(
+            f"(before) => ({VALUES})() != before", arg=json.dumps(different_from, separators=(",", ":")),
+            timeout=seconds * 1000,
+        )  # fmt: skip
+    return json.loads(page.evaluate(VALUES))
+
+
+def turn_slider(page: Page, steps: int = 1, number: int = 0) -> None:
+    """Press the right arrow key on slider `number` of the page, `steps` times (the left one when negative)."""
+    handle = page.locator(".noUi-handle").nth(number)
+    handle.focus()
+    for _ in range(abs(steps)):
+        handle.press("ArrowRight" if steps > 0 else "ArrowLeft")

@@ -1,0 +1,134 @@
+"""Fixtures: copies of the project, dynos in them, a browser.
+
+A test that changes or stops a dyno makes its own with `dyno`; all others share the running ones.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder
+
+# further nginx binaries to run the site with, such as the buildpack's: TEST_NGINX=/some/where/nginx bin/test
+NGINXES = ["installed", *filter(None, [os.environ.get("TEST_NGINX")])]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """An empty folder with a short path, which everybody may read."""
+    folder = temporary_folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def project(scratch: Path) -> Path:
+    """A copy of the project with the site of the tests in the place of the example, to change at will."""
+    return copy_project(scratch / "app", OTHER_SITE)
+
+
+@pytest.fixture
+def example(scratch: Path) -> Path:
+    """A copy of the project as it is, to change at will."""
+    return copy_project(scratch / "example")
+
+
+@pytest.fixture
+def dyno() -> Iterator[Callable[..., Dyno]]:
+    """Make dynos, not yet started, with the arguments of `Dyno`; those still running at the end are stopped."""
+    made = []
+
+    def make(*arguments, **keywords) -> Dyno:
+        made.append(Dyno(*arguments, **keywords))
+        return made[-1]
+
+    yield make
+    try:
+        for one in made:
+            if one.process and one.process.poll() is None:
+                one.process.send_signal(signal.SIGINT)
+                one.wait()
+        for one in made:  # after all of them have stopped: some share a folder
+            one.assert_nothing_left()
+    finally:
+        for one in made:
+            one.clean_up()
+
+
+def run_for_the_session(site: Path | None, nginx: str, **env: str) -> Iterator[Dyno]:
+    """Run a dyno in a copy of its own until the session ends, and see that nothing is left of it."""
+    scratch = temporary_folder()
+    one = None
+    try:
+        folder = copy_project(scratch / "app", site)
+        if nginx != "installed":
+            (folder / "bin" / "nginx").symlink_to(Path(nginx).resolve())
+        one = Dyno(folder, {"TEST_COUNTER": str(scratch / "runs"), **env})
+        yield one.start()
+        assert one.stop() == 0, one.log()
+    finally:
+        if one:
+            one.clean_up()
+        shutil.rmtree(scratch)
+
+
+@pytest.fixture(scope="session", params=NGINXES)
+def site(request: pytest.FixtureRequest) -> Iterator[Dyno]:
+    """The site of the tests, running with its defaults and with what Heroku's Python buildpack sets for gunicorn."""
+    yield from run_for_the_session(OTHER_SITE, request.param, GUNICORN_CMD_ARGS="--access-logfile -")
+
+
+@pytest.fixture(scope="session", params=NGINXES)
+def routed_site(request: pytest.FixtureRequest) -> Iterator[Dyno]:
+    """The site of the tests behind a router: trusted, https only, another prefix, a friend that may embed the apps."""
+    yield from run_for_the_session(
+        OTHER_SITE,
+        request.param,
+        FORWARDED_ALLOW_IPS="*",
+        FORCE_HTTPS="1",
+        BOKEH_PREFIX="/plots/live.v1",
+        BOKEH_ALLOW_WS_ORIGIN="friend.example,*.partner.example:8443",
+        BOKEH_WORKERS="4",
+    )
+
+
+@pytest.fixture(scope="session", params=NGINXES)
+def example_site(request: pytest.FixtureRequest) -> Iterator[Dyno]:
+    """The example, running as it is."""
+    yield from run_for_the_session(None, request.param)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """A Chromium without a window: the system's, or the one that playwright has installed."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "google-chrome", "google-chrome-stable")
+    installed = (path for path in map(shutil.which, names) if path and not path.startswith("/snap/"))
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=next(installed, None), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A page that fails the test for any error in the console, failed request, or http:// address behind https.
+
+    What a test expects to go wrong it takes out of `page.complaints`.
+    """
+    context = browser.new_context(ignore_https_errors=True, viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    page.complaints = complaints = []
+    page.on("console", lambda message: message.type == "error" and complaints.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on("requestfailed", lambda request: complaints.append(f"request failed: {request.url} {request.failure}"))
+    page.on("response", lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"))
+    yield page
+    context.close()
+    assert complaints == []

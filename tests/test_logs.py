@@ -1,0 +1,126 @@
+"""One stream of log lines: everything is in it, once, with the name of its process, and nothing private."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from dyno_under_test import Dyno, wait_for
+
+NAMES = r"(nginx|flask\.1|bokeh\.1|dyno|system)"
+
+
+def test_every_line_names_its_process(site: Dyno) -> None:
+    site.get("/fail")  # a traceback of Flask: each of its lines, too
+    site.wait_for_log(r"this page always fails")
+    site.get("/echo")
+    lines = site.log().splitlines()
+    assert len(lines) > 10
+    for line in lines:
+        assert re.match(rf"\d\d:\d\d:\d\d {NAMES}\s+\| ", line), line
+    assert {re.match(rf"\S+ {NAMES}", line).group(1) for line in lines} == {
+        "nginx",
+        "flask.1",
+        "bokeh.1",
+        "dyno",
+        "system",
+    }
+
+
+def test_what_flask_prints_shows_up_at_once(site: Dyno) -> None:
+    word = secrets.token_hex(8)
+    assert site.get(f"/print/{word}").status == 200
+    site.wait_for_log(rf"^\S+ flask\.1 +\| flask printed {word}$", 2)
+    site.wait_for_log(rf"^\S+ flask\.1 +\| flask complained {word}$", 2)
+
+
+def test_what_an_app_prints_shows_up_at_once(site: Dyno) -> None:
+    word = secrets.token_hex(8)
+    assert site.get(f"/bkapp/counter?word={word}").status == 200
+    site.wait_for_log(rf"^\S+ bokeh\.1 +\| bokeh printed {word}$", 2)
+
+
+def test_a_request_is_logged_exactly_once_though_heroku_turns_gunicorns_log_on(site: Dyno) -> None:
+    word = secrets.token_hex(8)
+    for path in (f"/{word}", f"/bkapp/static/{word}", f"/bkapp/{word}/metadata", f"/bkapp/{word}"):
+        assert site.get(path).status == 404
+        site.wait_for_log(rf'^\S+ nginx +\| 127\.0\.0\.1 "GET {path}" 404 \d+ seconds=[\d.]+ request_id=-$')
+    # what would say it twice has had its turn when a line that comes after it is there
+    last = secrets.token_hex(8)
+    site.get(f"/print/{last}")
+    site.wait_for_log(rf"flask printed {last}")
+    site.wait_for_log(rf'"GET /print/{last}" 200')
+    assert len([line for line in site.log().splitlines() if word in line]) == 4, site.log()
+
+
+def test_the_request_id_of_the_router_is_logged(site: Dyno) -> None:
+    word = secrets.token_hex(8)
+    site.get("/echo", X_Request_ID=word)
+    site.wait_for_log(rf'"GET /echo" 200 \d+ seconds=[\d.]+ request_id={word}$')
+
+
+def test_what_nginx_complains_about_is_in_the_stream(project, dyno) -> None:
+    one = dyno(project).start()
+    gunicorn = one.find(r"gunicorn.*flask_app")
+    socket = project / "run" / "flask.sock"
+    aside = project / "run" / "aside.sock"
+    socket.rename(aside)
+    try:
+        assert one.get("/echo?secret=1").status == 502
+    finally:
+        aside.rename(socket)
+    line = one.wait_for_log(r"^\S+ nginx +\| .*\[(crit|error)\].* connect\(\) to unix:.*$").group(0)
+    assert "secret" not in line
+    assert gunicorn
+
+
+def test_no_token_and_no_query_reaches_the_log(site: Dyno) -> None:
+    before = len(site.log())
+    token = site.token("/with/counter?password=hunter2")
+    secret = {"password": "hunter2"}
+    site.get("/echo?password=hunter2")
+    site.get("/fail?password=hunter2")
+    for path in (
+        "counter",
+        "counter/autoload.js",
+        "counter/metadata",
+        "counter/ws",
+        "nope",
+        "static/nope.js",
+        "nope/ws",
+    ):
+        for query in (
+            f"bokeh-token={token}",
+            "bokeh-token=garbage.hunter2",
+            "password=hunter2&bokeh-autoload-element=x",
+        ):
+            for method in ("GET", "OPTIONS", "POST"):
+                site.request(method, f"/bkapp/{path}?{query}", {"Origin": f"http://127.0.0.1:{site.port}"})
+                site.request(method, f"/bkapp/{path}?{query}")
+    for wrong in (token, token[:-3] + "xyz", token + "A" * 100):
+        status, websocket = site.handshake("/bkapp/counter/ws?password=hunter2", wrong)
+        websocket.close()
+        assert status == (101 if wrong == token else 403)
+    # a message that is none, from a page that has a session: Bokeh logs the error
+    _, websocket = site.handshake("/bkapp/counter/ws", token)
+    websocket.sendall(bytes([0x81, 0x87, 0, 0, 0, 0]) + b"garbage")
+    websocket.close()
+    last = secrets.token_hex(8)
+    site.get(f"/bkapp/counter?word={last}")
+    site.wait_for_log(rf"bokeh printed {last}")
+    site.get(f"/{last}")
+    wait_for("the last line", lambda: f'"GET /{last}"' in site.log())
+    text = site.log()[before:]
+    assert len(text) > 1000
+    session_id = re.search(r'"session_id": "([^"]+)"', _decoded(token)).group(1)
+    for private in (token, token[:60], token.split(".")[-1], session_id, "hunter2", *secret, "bokeh-token", "eyJ"):
+        lines = [line for line in text.splitlines() if private in line]
+        assert lines == [], private
+
+
+def _decoded(token: str) -> str:
+    """Return the readable part of a token."""
+    import base64
+
+    payload = token.split(".")[0]
+    return base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode()

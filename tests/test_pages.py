@@ -1,0 +1,289 @@
+"""The pages of the example in a browser: every one shows its plot, nothing complains, what the visitor does is seen."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browsing import assert_plots_are_drawn, source_values, turn_slider
+from dyno_under_test import ROOT, Dyno, free_port, temporary_folder, wait_for
+
+FOLDERS = sorted(path.parent.name for path in (ROOT / "bokeh_app").glob("*/main.py"))
+BEHIND_THE_LOGIN = {"greeter"}
+APPS = [name for name in FOLDERS if name not in BEHIND_THE_LOGIN]
+WHERE = ("apps", "bkapp")
+ROUTER = """
+daemon off; pid {folder}/pid; error_log stderr; worker_processes 1; {user}
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
+    uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+        location / {{
+            proxy_pass http://127.0.0.1:{to}; proxy_http_version 1.1; proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-Proto https; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $http_connection;
+        }}
+    }}
+}}
+"""
+
+
+def run_router(to: int) -> Iterator[str]:
+    """Run what stands before a dyno on a platform: it ends https, says so in X-Forwarded-Proto, and speaks http inwards."""
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    folder, port = temporary_folder(), free_port()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    user = "user root;" if os.getuid() == 0 else ""
+    (folder / "conf").write_text(ROUTER.format(folder=folder, port=port, to=to, user=user))
+    router = subprocess.Popen([nginx, "-e", "stderr", "-p", folder, "-c", folder / "conf"], stderr=subprocess.DEVNULL)
+    try:
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for("the router", listens)
+        yield f"https://127.0.0.1:{port}"
+    finally:
+        router.send_signal(signal.SIGTERM)
+        router.wait(10)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def example_behind_https(example_site: Dyno) -> Iterator[str]:
+    """The example's address behind a router that ends https."""
+    yield from run_router(example_site.port)
+
+
+@pytest.fixture(scope="session")
+def routed_behind_https(routed_site: Dyno) -> Iterator[str]:
+    """The address of the site with https only and another prefix, behind a router that ends https."""
+    yield from run_router(routed_site.port)
+
+
+def open_page(page, url: str) -> None:
+    """Open a page and expect a good answer."""
+    assert page.goto(url).status == 200, url
+
+
+def base(one: Dyno) -> str:
+    """Return a dyno's address."""
+    return f"http://127.0.0.1:{one.port}"
+
+
+# --- every page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_landing_page_lists_every_app(example_site: Dyno, page) -> None:
+    open_page(page, f"{base(example_site)}/")
+    links = page.eval_on_selector_all("a[href]", "links => links.map((link) => link.getAttribute('href'))")
+    assert {link for link in links if link.startswith("/apps/")} == {f"/apps/{name}" for name in APPS}
+    assert {link for link in links if link.startswith("/bkapp/")} == {f"/bkapp/{name}" for name in APPS}
+    assert {"/plot", "/members"} <= set(links)
+
+
+@pytest.mark.parametrize("where", ["apps", "bkapp"])
+@pytest.mark.parametrize("name", APPS)
+def test_every_app_shows_its_plot(example_site: Dyno, page, name: str, where: str) -> None:
+    open_page(page, f"{base(example_site)}/{where}/{name}")
+    assert_plots_are_drawn(page, 1)
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_behind_https_nothing_is_asked_for_over_http(example_behind_https: str, page, name: str) -> None:
+    plain = []
+    page.on("request", lambda request: request.url.startswith("http:") and plain.append(request.url))
+    sockets = []
+    page.on("websocket", lambda websocket: sockets.append(websocket.url))
+    for where in ("apps", "bkapp"):
+        open_page(page, f"{example_behind_https}/{where}/{name}")
+        assert_plots_are_drawn(page, 1)
+    assert plain == []
+    assert len(sockets) == 2
+    assert all(url.startswith("wss://") for url in sockets), sockets
+
+
+def test_https_only_and_another_prefix_work_together_in_a_browser(routed_behind_https: str, page) -> None:
+    addresses = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.on("websocket", lambda websocket: addresses.append(websocket.url))
+    open_page(page, f"{routed_behind_https}/with/counter+plain.one")
+    assert_plots_are_drawn(page, 2)
+    before = source_values(page)
+    turn_slider(page)
+    source_values(page, different_from=before)
+    open_page(page, f"{routed_behind_https}/plots/live.v1/counter")
+    assert_plots_are_drawn(page, 1)
+    assert {address.split(":")[0] for address in addresses if not address.startswith("data:")} == {"https", "wss"}
+
+
+@pytest.mark.parametrize("path", ["/", "/plot", "/login", *(f"/{where}/{name}" for where in WHERE for name in APPS)])
+def test_no_html_behind_https_names_an_http_address_of_the_site(example_site: Dyno, path: str) -> None:
+    answer = example_site.request("GET", path, {"Host": "www.example.com", "X-Forwarded-Proto": "https"})
+    assert answer.status == 200
+    assert "http://www.example.com" not in answer.text
+    assert not re.search(r"""(src|href|action)=["']http:""", answer.text)
+    assert not re.search(r"ws://|http://(localhost|127\.0\.0\.1)", answer.text)
+
+
+def test_an_unknown_app_or_page_is_a_404_of_the_site(example_site: Dyno) -> None:
+    for path in ("/apps/nope", "/nope", "/apps/", "/bkapp/nope"):
+        answer = example_site.get(path)
+        assert answer.status == 404, path
+        assert "<nav" in answer.text, path
+
+
+# --- what a visitor does ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/apps/sliders", "/bkapp/sliders", "/apps/sea_surface", "/bkapp/sea_surface"])
+def test_a_slider_moves_the_plot(example_site: Dyno, page, path: str) -> None:
+    open_page(page, f"{base(example_site)}{path}")
+    assert_plots_are_drawn(page, 1)
+    before = source_values(page)
+    turn_slider(page, 3)
+    assert source_values(page, different_from=before) != before
+
+
+def test_arguments_of_the_page_reach_the_app(example_site: Dyno, page) -> None:
+    for where in ("apps", "bkapp"):
+        open_page(page, f"{base(example_site)}/{where}/sliders?title=Hello%20%26%20welcome&offset=2")
+        assert_plots_are_drawn(page, 1)
+        assert page.locator("input[type=text]").input_value() == "Hello & welcome"
+        curve = dict(source_values(page)[0])["y"]
+        assert 2.5 < max(curve) <= 3
+
+
+def test_a_form_that_posts_reaches_flask(example_site: Dyno, page) -> None:
+    open_page(page, f"{base(example_site)}/plot")
+    assert_plots_are_drawn(page, 1)
+    page.locator("textarea").fill("1, 2.5, -7e2\n4")
+    with page.expect_response(lambda answer: answer.request.method == "POST") as posted:
+        page.locator("main button").click()
+    assert posted.value.status == 200
+    assert_plots_are_drawn(page, 1)
+    assert dict(source_values(page)[0])["y"] == [1, 2.5, -700, 4]
+
+
+def test_a_form_that_cannot_be_drawn_says_why(example_site: Dyno, page) -> None:
+    open_page(page, f"{base(example_site)}/plot")
+    page.locator("textarea").fill("1, two, 3")
+    page.locator("main button").click()
+    page.get_by_role("alert").filter(has_text="“two” is not a number").wait_for()
+    assert page.complaints.pop().startswith(("400", "console"))
+    page.complaints.clear()
+    page.locator("textarea").fill("5, 6")
+    page.locator("main button").click()
+    assert_plots_are_drawn(page, 1)
+
+
+def test_the_static_plot_needs_no_bokeh_server(example: Path, dyno, page) -> None:
+    one = dyno(example).start()
+    workers = one.bokeh_workers()
+    for worker in workers:
+        worker.send_signal(signal.SIGSTOP)
+    try:
+        open_page(page, f"{base(one)}/plot")
+        assert_plots_are_drawn(page, 1)
+    finally:
+        for worker in workers:
+            worker.send_signal(signal.SIGCONT)
+
+
+def test_the_dyno_app_streams(example_site: Dyno, page) -> None:
+    open_page(page, f"{base(example_site)}/apps/dyno")
+    assert_plots_are_drawn(page, 1)
+    first = source_values(page)
+    second = source_values(page, different_from=first)
+    third = source_values(page, different_from=second)
+    lengths = [sum(len(values) for source in values_of for _, values in source) for values_of in (first, second, third)]
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+GOOD_CSV = b"day,north,south\n2026-01-01,1.5,7\n2026-01-02,2.5,8\n2026-01-03,,9\n"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360000002000001e5"
+)
+
+
+@pytest.mark.parametrize("where", ["apps", "bkapp"])
+def test_a_csv_is_drawn_and_what_is_none_gets_a_sentence(example_site: Dyno, page, where: str, scratch: Path) -> None:
+    open_page(page, f"{base(example_site)}/{where}/upload")
+    assert_plots_are_drawn(page, 1)
+
+    def upload(name: str, content: bytes, sentence: str) -> None:
+        (scratch / name).write_bytes(content)
+        page.locator("input[type=file]").set_input_files(scratch / name)
+        page.get_by_text(re.compile(rf"^{re.escape(name)}: .*{sentence}")).wait_for(timeout=30_000)
+
+    upload("picture.csv", PNG, "not a CSV")
+    upload("empty.csv", b"", "empty")
+    upload("huge.csv", b"1,2,3\n" * 10_000_000, "60.0 MB; at most 10 MB")
+    upload("words.csv", b"name,city\nAda,London\n", "no column of numbers")
+    upload("large.csv", b"123,456789\n" * 800_000, "800,000 rows")  # 8.8 MB, 11.7 on the WebSocket
+    upload("good.csv", GOOD_CSV, "3 rows, 2 columns of numbers")
+    drawn = [dict(values) for values in source_values(page) if values]
+    assert [1.5, 2.5] in [values["y"][:2] for values in drawn if "y" in values]
+    assert [7, 8, 9] in [values["y"] for values in drawn if "y" in values]
+    assert_plots_are_drawn(page, 1)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def runs(one: Dyno) -> list[list[str]]:
+    """Return [session id, worker's pid] for each run of the counter app so far."""
+    file = Path(one.env["TEST_COUNTER"])
+    return [line.split() for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("path", ["/with/counter", "/plots/live.v1/counter"], ids=["embedded", "own page"])
+def test_24_views_run_the_app_24_times_and_spread_over_the_workers(routed_site: Dyno, path: str) -> None:
+    https = {"X-Forwarded-Proto": "https"}
+    before = len(runs(routed_site))
+    for _ in range(24):
+        text = routed_site.request("GET", path, https).text
+        token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", text).group(0)
+        status, websocket = routed_site.handshake("/plots/live.v1/counter/ws", token, **https)
+        with websocket:
+            assert status == 101
+            assert websocket.recv(100)  # the session is there, so the app has run
+    fresh = runs(routed_site)[before:]
+    assert len(fresh) == 24
+    assert len({session for session, _ in fresh}) == 24
+    assert len({pid for _, pid in fresh}) >= 2
+
+
+def test_a_view_in_the_browser_runs_the_app_once(site: Dyno, page) -> None:
+    before = len(runs(site))
+    for path, count in (("/with/counter", 1), ("/bkapp/counter", 1), ("/with/counter+counter", 2)):
+        open_page(page, f"{base(site)}{path}")
+        assert_plots_are_drawn(page, count)
+        assert len(runs(site)) == before + count
+        before += count
+
+
+def test_a_new_folder_is_a_new_app_with_no_other_file_touched(example: Path, dyno, page) -> None:
+    shutil.copytree(ROOT / "tests" / "site" / "bokeh_app" / "plain.one", example / "bokeh_app" / "brand_new")
+    one = dyno(example).start()
+    open_page(page, f"{base(one)}/")
+    page.locator('a[href="/apps/brand_new"]').click()
+    assert_plots_are_drawn(page, 1)
+    open_page(page, f"{base(one)}/bkapp/brand_new")
+    assert_plots_are_drawn(page, 1)

@@ -1,0 +1,138 @@
+"""Every config var: what is refused, what is taken, and that the README says the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dyno_under_test import ROOT, settings_of
+
+KEY = "8b1f0c3de5a749628d0f7ce1b3a5946d7720c4f1e98ba3d56c0f12e4a7b98c3d"
+GOOD = {
+    "PORT": ["1", "80", "5000", "65535"],
+    "WEB_CONCURRENCY": ["1", "64"],
+    "BOKEH_WORKERS": ["1", "4", "64"],
+    "BOKEH_PREFIX": ["/bkapp", "/a/b/c", "/plots_1.0-x"],
+    "FORCE_HTTPS": ["0", "1"],
+    "RUN_DIR": ["run", "run here", "/tmp/x"],
+    "BOOT_TIMEOUT": ["1", "55", "3600"],
+    "BOKEH_HANG_TIMEOUT": ["0", "60", "86400"],
+    "BOKEH_MAX_MEMORY": ["0", "512", "1000000"],
+    "NGINX_WORKERS": ["1", "64"],
+    "NGINX_WORKER_CONNECTIONS": ["32", "65536"],
+    "NGINX_ACCESS_LOG_PATH": ["/dev/stdout", "off", "logs/nginx/access.log"],
+    "NGINX_ERROR_LOG_PATH": ["stderr", "logs/nginx/error.log"],
+    "FORWARDED_ALLOW_IPS": ["*", "127.0.0.1", "10.0.0.0/8, ::1,fd00::/8"],
+    "BOKEH_SESSIONS": ["open", "flask"],
+    "BOKEH_SECRET_KEY": [KEY],
+    "BOKEH_TOKEN_LIFETIME": ["60", "93600", "31536000"],
+    "BOKEH_ALLOW_WS_ORIGIN": ["a.example", "a.example:8080,*.b.example", "*", "localhost:*", "[::1]:5000"],
+    "BOKEH_PY_LOG_LEVEL": ["info", "DEBUG", "none", "10"],
+}
+NO_NUMBER = ["", "x", "1.5", "-1", "0x10", " 7", "+7", "1_000", "٣", "1e3", "7\n"]
+WRONG = {
+    "PORT": [*NO_NUMBER, "0", "65536", "$PORT"],
+    "WEB_CONCURRENCY": [*NO_NUMBER, "0", "65"],
+    "BOKEH_WORKERS": [*NO_NUMBER, "0", "65"],
+    "BOKEH_PREFIX": [
+        "/",
+        "bkapp",
+        "/bkapp/",
+        "//a",
+        "/a//b",
+        "/a b",
+        "/..",
+        "/a/../b",
+        "/a;",
+        '/a"',
+        "/ä",
+        "/a\n",
+        "/a$b",
+    ],
+    "FORCE_HTTPS": ["2", "true", "yes", "on", " 1"],
+    "RUN_DIR": ["x" * 81, 'a"b', "a$b", "a;b", "a{b", "a\nb"],
+    "BOOT_TIMEOUT": [*NO_NUMBER, "0", "3601"],
+    "BOKEH_HANG_TIMEOUT": [*NO_NUMBER, "86401"],
+    "BOKEH_MAX_MEMORY": [*NO_NUMBER, "1000001", "1GB"],
+    "NGINX_WORKERS": [*NO_NUMBER, "0", "65", "auto"],
+    "NGINX_WORKER_CONNECTIONS": [*NO_NUMBER, "31", "65537"],
+    "NGINX_ACCESS_LOG_PATH": ["a b", "a;b", "a'b", "a$b", "a{"],
+    "NGINX_ERROR_LOG_PATH": ["a b", "a;b", "a'b", "a$b", "a{"],
+    "FORWARDED_ALLOW_IPS": ["x", "1.2.3", "127.0.0.1;", "10.0.0.0/", "localhost", "1.2.3.4,,5.6.7.8", "999.1.1.1", ":"],
+    "BOKEH_SESSIONS": ["closed", "Flask", "open "],
+    "BOKEH_SECRET_KEY": ["x", "x" * 64, "secret", "0123456789" * 5, "correct horse battery staple"],
+    "BOKEH_TOKEN_LIFETIME": [*NO_NUMBER, "59", "31536001"],
+    "BOKEH_ALLOW_WS_ORIGIN": [
+        "https://a.example",
+        "a.example/",
+        "a b",
+        "a.example:x",
+        "a;b",
+        "a.example,,b",
+        "-a.example",
+    ],
+    "BOKEH_PY_LOG_LEVEL": ["loud", "info;", " info"],
+}
+
+
+def refusals(**env: str) -> list[str]:
+    """Return what dyno.settings says of these config vars, a line each."""
+    program = (
+        "from dyno import settings\ntry:\n settings.read()\nexcept settings.SettingsError as error:\n print(error)"
+    )
+    path = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, cwd=ROOT, env={**path, **env}, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def test_every_setting_is_tried_here() -> None:
+    known = set(settings_of(ROOT))
+    assert known == set(GOOD)
+    assert known == set(WRONG)
+
+
+def test_the_defaults_are_allowed() -> None:
+    assert refusals() == []
+    assert refusals(**settings_of(ROOT)) == []
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_values_are_taken(name: str) -> None:
+    for value in GOOD[name]:
+        assert refusals(**{name: value}) == [], value
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_values_are_refused_by_name(name: str) -> None:
+    for value in filter(None, WRONG[name]):
+        lines = refusals(**{name: value})
+        assert len(lines) == 1, (value, lines)
+        assert re.match(rf"{name}=.+ is not allowed: .+", lines[0]), value
+        if name == "BOKEH_SECRET_KEY":
+            assert f"={value}" not in lines[0]
+            assert f"'{value}'" not in lines[0]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_empty_value_counts_as_not_set(name: str) -> None:
+    assert refusals(**{name: ""}) == []
+
+
+def test_the_readmes_table_is_that_of_the_settings() -> None:
+    readme = (ROOT / "README.md").read_text()
+    written = re.search(r"^<!-- settings -->\n(.*?)^<!-- /settings -->$", readme, re.MULTILINE | re.DOTALL).group(1)
+    program = [sys.executable, "-m", "dyno.settings"]
+    made = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert written.strip() == made.strip()
+
+
+def test_the_example_env_file_names_settings_only() -> None:
+    names = re.findall(r"^#?([A-Z][A-Z0-9_]+)=", Path(ROOT, ".env.example").read_text(), re.MULTILINE)
+    assert names
+    assert set(names) <= set(settings_of(ROOT))
