@@ -206,6 +206,8 @@ class Dyno:
                 names = ", ".join(name for name, _, _ in probes)
                 raise StartError(f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)")
             if self._inbox.wait(0.02) & {signal.SIGTERM, signal.SIGINT}:
+                # nobody is served yet, and Python interrupted in an import prints a traceback
+                self._signal_all(signal.SIGKILL, self._below())
                 return 0
             if ended := self._reap():
                 return self._report(*ended)
@@ -232,19 +234,20 @@ class Dyno:
 
         honcho notices too, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s later.
         """
+        return next((name for name, pid in self._first_processes().items() if not psutil.pid_exists(pid)), None)
+
+    def _first_processes(self) -> dict[str, int]:
+        """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
+        pids = {}
         for file in self._run_dir.glob("*.pid"):
-            try:
-                os.kill(int(file.read_text()), 0)
-            except ProcessLookupError:
-                return file.stem
-            except (OSError, ValueError):
-                continue  # just being written
-        return None
+            with contextlib.suppress(OSError, ValueError):  # just being written
+                pids[file.stem] = int(file.read_text())
+        return pids
 
     def _end_command(self, gone: str) -> int:
         """Stop what is left of the backends; return COMMAND's exit code: that of the process that is gone."""
         say(f"{gone} is gone: stopping the dyno")
-        self._signal_all(signal.SIGINT, self._below(self._pid("COMMAND")))
+        self._interrupt(self._below(self._pid("COMMAND")))
         end = time.monotonic() + STOP_SECONDS
         while time.monotonic() < end:
             self._inbox.wait(0.1)
@@ -276,17 +279,17 @@ class Dyno:
             if not self._wait_for("nginx", DRAIN_SECONDS if self._pid("COMMAND") else STOP_SECONDS):
                 say(f"nginx still had requests after {DRAIN_SECONDS:.0f} s: ending them")
                 os.kill(nginx_pid, signal.SIGKILL)
-        self._signal_all(signal.SIGINT, self._below())
+        self._interrupt(self._below())
         if not self._wait_for(None, STOP_SECONDS):
+            say(f"killing what has not stopped within {STOP_SECONDS:.0f} s: {', '.join(map(name_of, self._below()))}")
             self._signal_all(signal.SIGKILL, self._below())
             self._wait_for(None, STOP_SECONDS)
 
     def _close_websockets(self) -> None:
         """Tell the Bokeh workers; nginx, which is told to finish, would wait for every open page otherwise."""
-        try:
-            os.kill(int((self._run_dir / "bokeh.pid").read_text()), signal.SIGUSR1)
-        except (OSError, ValueError):
-            pass  # COMMAND runs no Bokeh, or it is gone
+        if bokeh := self._first_processes().get("bokeh"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(bokeh, signal.SIGUSR1)
 
     def _wait_for(self, name: str | None, seconds: float) -> bool:
         """Wait until child `name`, or every process below this one, is gone; return whether it is."""
@@ -302,16 +305,33 @@ class Dyno:
     def _below(self, pid: int | None = None) -> list[psutil.Process]:
         """Return every process below `pid` (this one when none is given) that has not ended."""
         alive = []
-        for child in psutil.Process(pid).children(recursive=True):
+        try:
+            children = psutil.Process(pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return alive
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if child.status() != psutil.STATUS_ZOMBIE:
                     alive.append(child)
         return alive
 
+    def _interrupt(self, processes: list[psutil.Process]) -> None:
+        """Send SIGINT to all but the workers, which their masters stop: one of gunicorn's may hang when told twice."""
+        masters = set(self._first_processes().values())
+        workers = {child.pid for process in processes if process.pid in masters for child in self._below(process.pid)}
+        self._signal_all(signal.SIGINT, [process for process in processes if process.pid not in workers])
+
     def _signal_all(self, number: signal.Signals, processes: list[psutil.Process]) -> None:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 process.send_signal(number)
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return the name and the pid of a process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return f"{process.name()} {process.pid}"
+    return str(process.pid)
 
 
 def listens(port: int) -> bool:

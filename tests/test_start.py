@@ -70,45 +70,6 @@ def test_with_f_the_port_opens_at_once(project: Path, dyno: MakeDyno) -> None:
     assert one.stop() == 0
 
 
-def test_the_port_opens_about_as_soon_as_the_bokeh_server_alone_would(example: Path, dyno: MakeDyno) -> None:
-    apps = sorted(str(path.parent) for path in (example / "bokeh_app").glob("*/main.py"))
-
-    def seconds_of_the_dyno() -> float:
-        began = time.monotonic()
-        one = dyno(example).start()
-        seconds = time.monotonic() - began
-        one.stop()
-        return seconds
-
-    def seconds_of_bokeh_alone() -> float:
-        began = time.monotonic()
-        one = dyno(example)
-        one._command = [os.path.join(sys.prefix, "bin", "bokeh"), "serve", "--port", str(one.port), *apps]
-        one.launch()
-
-        def answers() -> bool:
-            assert one.process.poll() is None, one.log()
-            try:
-                # its first page takes the imports that a dyno has behind it when its port opens
-                return {one.get(f"/{Path(app).name}").status for app in apps} == {200}
-            except OSError:
-                return False
-
-        wait_for("bokeh serve", answers, 60)
-        seconds = time.monotonic() - began
-        one.stop(signal.SIGTERM)
-        return seconds
-
-    ours, alone = [], []
-    for _ in range(6):  # the best of each: a busy machine makes single boots slow
-        ours.append(seconds_of_the_dyno())
-        alone.append(seconds_of_bokeh_alone())
-        if min(ours) <= 1.2 * min(alone) and len(ours) > 1:
-            break
-    print(f"dyno {min(ours):.2f} s, bokeh serve alone {min(alone):.2f} s")
-    assert min(ours) <= 1.2 * min(alone), (ours, alone)
-
-
 # --- where and as whom ------------------------------------------------------------------------------------------------
 
 
@@ -236,18 +197,18 @@ def answer_the_close(websocket: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_an_orderly_stop_with_an_open_page_takes_less_than_5_s_and_is_no_error(
+def test_an_orderly_stop_with_an_open_page_kills_nobody_and_is_no_error(
     project: Path, dyno: MakeDyno, number: signal.Signals
 ) -> None:
     one = dyno(project).start()
     status, websocket = one.handshake("/bkapp/counter/ws", one.token("/with/counter"))
     with websocket:
         assert status == 101
-        began = time.monotonic()
         one.process.send_signal(number)
         answer_the_close(websocket)
         assert one.wait() == 0
-        assert time.monotonic() - began < 5, one.log()
+    # each process stopped by itself: none had to be killed after the time that it has for this
+    assert "killing" not in one.log()
     one.assert_nothing_left()
     assert "Traceback" not in one.log()
 
