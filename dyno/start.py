@@ -164,7 +164,7 @@ class Dyno:
         threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
         port = self._settings["PORT"]
         while self._pid("nginx") and not listens(port):
-            self._inbox.wait(0.01)
+            time.sleep(0.01)  # the signals of this moment stay in the inbox
             self._reap()
         if self._pid("nginx"):
             say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{port}")
@@ -275,6 +275,10 @@ class Dyno:
             if self._pid("COMMAND"):
                 self._wait_for("nginx", self._linger)
             os.kill(nginx_pid, signal.SIGQUIT)
+            # not before the port is closed: a page that is told to come back would find this dyno once more
+            end = time.monotonic() + LINGER_SECONDS
+            while listens(self._settings["PORT"]) and time.monotonic() < end:
+                self._inbox.wait(0.01)
             self._close_websockets()
             if not self._wait_for("nginx", DRAIN_SECONDS if self._pid("COMMAND") else STOP_SECONDS):
                 say(f"nginx still had requests after {DRAIN_SECONDS:.0f} s: ending them")

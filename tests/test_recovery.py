@@ -17,6 +17,7 @@ MakeDyno = Callable[..., Dyno]
 KEY = secrets.token_hex(32)
 # seconds; a longer absence takes the suite's time: AWAY=60 bin/test tests/test_recovery.py, or AWAY=300
 AWAY = float(os.environ.get("AWAY", "8"))
+OFFLINE = float(os.environ.get("OFFLINE", "1"))  # seconds without a network; the promise is two minutes
 # One document, and no view of it that is still hidden: the old one is gone, the new one has taken its place
 WHOLE = """() => !document.querySelector(".bokeh-status") && Bokeh.documents.length == %d
   && !document.querySelector("[data-bokeh-token] > [style*=hidden]") && !document.querySelector(".bk-notification")"""
@@ -111,6 +112,7 @@ def test_a_page_that_lost_its_network_finds_the_very_same_session(one: Dyno, pag
     for process in one.find("nginx: worker"):  # whoever holds the connection in between lets go of it
         process.kill()
     page.get_by_role("status").wait_for(timeout=10_000)
+    time.sleep(OFFLINE)  # this is the absence itself
     page.unroute("**/with/**")
     assert_whole(page)
     assert runs(one) == before
