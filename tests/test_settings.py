@@ -132,7 +132,9 @@ def test_the_readmes_table_is_that_of_the_settings() -> None:
     assert written.strip() == made.strip()
 
 
-def test_the_example_env_file_names_settings_only() -> None:
+def test_the_example_env_file_names_what_something_reads() -> None:
     names = re.findall(r"^#?([A-Z][A-Z0-9_]+)=", Path(ROOT, ".env.example").read_text(), re.MULTILINE)
     assert names
-    assert set(names) <= set(settings_of(ROOT))
+    site = "\n".join(path.read_text() for path in Path(ROOT, "flask_app").glob("*.py"))
+    read_by_the_site = re.findall(r'os\.environ\.get\("([A-Z_]+)"', site)
+    assert set(names) <= set(settings_of(ROOT)) | set(read_by_the_site)
