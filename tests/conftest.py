@@ -18,6 +18,21 @@ from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder
 NGINXES = ["installed", *filter(None, [os.environ.get("TEST_NGINX")])]
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the figures that tests have noted with `record_property("figure", …)`."""
+    reports = [report for of_outcome in terminalreporter.stats.values() for report in of_outcome]
+    lines = [
+        f"{report.nodeid.split('::')[-1]}: {text}"
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, text in report.user_properties
+        if name == "figure"
+    ]
+    if lines:
+        terminalreporter.section("figures")
+        terminalreporter.write("\n".join([*sorted(lines), ""]))
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """An empty folder with a short path, which everybody may read."""

@@ -66,7 +66,7 @@ def send_to_all(one: Dyno, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("to", ["every process, twice", "the start script"])
-def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: str, capsys):
+def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: str, record_property):
     status, websocket = loaded.handshake("/bkapp/counter/ws", loaded.token("/with/counter"))
     assert status == 101
     fast, slow = Load(loaded, FAST, 8).start(), Load(loaded, SLOW, 10).start()
@@ -84,9 +84,8 @@ def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: s
     took = time.monotonic() - stopped
     requests = fast.stop() + slow.stop()
     lost = fast.failed(until=stopped + LINGER) + slow.failed(until=stopped + LINGER)
-    with capsys.disabled():
-        in_flight = sum(request.began < stopped < request.ended for request in requests)
-        print(f"\n  stop: {len(requests)} requests, {in_flight} in flight, {len(lost)} lost, {took:.1f} s", end="")
+    in_flight = sum(request.began < stopped < request.ended for request in requests)
+    record_property("figure", f"{len(requests)} requests, {in_flight} in flight, {len(lost)} lost, {took:.1f} s")
     assert lost == [], loaded.log()[-3000:]
     assert code == 0, loaded.log()[-3000:]
     loaded.assert_nothing_left()
@@ -99,7 +98,7 @@ def test_without_the_shield_one_line_says_so(project: Path, dyno: Callable[..., 
     assert bare.stop(signal.SIGTERM) == 0
 
 
-def test_a_reload_under_load_loses_no_request_and_closes_no_websocket(loaded: Dyno, capsys):
+def test_a_reload_under_load_loses_no_request_and_closes_no_websocket(loaded: Dyno, record_property):
     status, websocket = loaded.handshake("/bkapp/counter/ws", loaded.token("/with/counter"))
     assert status == 101
     load = Load(loaded, [0.01, 0.05, 0.3], 8).start()
@@ -113,8 +112,7 @@ def test_a_reload_under_load_loses_no_request_and_closes_no_websocket(loaded: Dy
         )
     requests = load.stop()
     failed = load.failed()
-    with capsys.disabled():
-        print(f"\n  reload: {len(requests)} requests, {len(failed)} lost", end="")
+    record_property("figure", f"{len(requests)} requests, {len(failed)} lost")
     # nginx before 1.27.4 closes a kept connection as it is about to be used again: a race that it cannot avoid
     races = [request for request in failed if isinstance(request.outcome, str) and request.ended - request.began < 0.05]
     allowed = 0.005 if "keepalive_min_timeout" not in (loaded.folder / "run" / "nginx.conf").read_text() else 0

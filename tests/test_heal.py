@@ -140,10 +140,9 @@ def test_a_worker_that_grows_too_large_is_replaced_one_at_a_time(project: Path, 
     assert one.stop() == 0
 
 
-def test_a_further_worker_costs_little_memory(project: Path, dyno: MakeDyno, capsys):
+def test_a_further_worker_costs_little_memory(project: Path, dyno: MakeDyno, record_property):
     one = dyno(project, {"BOKEH_WORKERS": "4"}).start()
     own = [process.memory_full_info().uss / 1e6 for process in one.bokeh_workers()]
-    with capsys.disabled():
-        print(f"\n  a further Bokeh worker: {sum(own) / len(own):.1f} MB of its own", end="")
+    record_property("figure", f"{sum(own) / len(own):.1f} MB of its own")
     assert max(own) < 15, own  # 10 MB at most is the promise; the kernel's sharing varies with what was touched
     assert one.stop(signal.SIGTERM) == 0
