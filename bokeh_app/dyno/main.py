@@ -8,31 +8,32 @@ import time
 
 from bokeh.io import curdoc
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, DatetimeTickFormatter, Div
+from bokeh.models import ColumnDataSource, DatetimeTickFormatter, Div, Range1d
 from bokeh.plotting import figure
 
 from .data import SAMPLER
 
 EVERY = 2000  # ms
 KEPT = 300  # points
+AT_FIRST = 60_000  # ms of the time axis, until there are more points than fit
 
 # Data
 source = ColumnDataSource({"time": [], "cpu": [], "memory": []})
 
 # Plot
+span = Range1d()
 look = {"x_axis_type": "datetime", "height": 200, "sizing_mode": "stretch_width", "tools": "", "toolbar_location": None}
-cpu = figure(y_axis_label="CPU (% of a core)", **look)
-cpu.line("time", "cpu", source=source, line_width=2)
-memory = figure(y_axis_label="memory (MB)", x_axis_label="time (UTC)", x_range=cpu.x_range, **look)
-memory.line("time", "memory", source=source, line_width=2, color="#2a7a4b")
-for plot in (cpu, memory):
+cpu = figure(y_axis_label="CPU (% of a core)", x_range=span, **look)
+memory = figure(y_axis_label="memory (MB)", x_axis_label="time (UTC)", x_range=span, **look)
+for plot, name, color in ((cpu, "cpu", "#1f77b4"), (memory, "memory", "#2a7a4b")):
+    plot.line("time", name, source=source, line_width=2, color=color)
+    plot.scatter("time", name, source=source, size=3, color=color)  # a line has two points, and at first there is one
     plot.xaxis.formatter = DatetimeTickFormatter(
         seconds="%H:%M:%S", minsec="%H:%M:%S", minutes="%H:%M", hourmin="%H:%M"
     )
     plot.min_border_right = 30
     plot.xaxis.ticker.desired_num_ticks = 4  # there is room for them on a phone
     plot.y_range.start = 0
-    plot.x_range.follow = "end"
 
 # Widgets
 processes = Div(name="processes", sizing_mode="stretch_width")
@@ -54,8 +55,10 @@ def row(tag: str, cells: tuple[str, ...]) -> str:
 def update() -> None:
     """Add a point to both curves and write the table anew."""
     sample = SAMPLER.sample()
-    point = {"time": [time.time() * 1000], "cpu": [sum(one.cpu for one in sample)]}
-    source.stream({**point, "memory": [sum(one.memory for one in sample)]}, rollover=KEPT)
+    now = time.time() * 1000
+    point = {"time": [now], "cpu": [sum(one.cpu for one in sample)], "memory": [sum(one.memory for one in sample)]}
+    source.stream(point, rollover=KEPT)
+    span.update(start=min(source.data["time"][0], now - AT_FIRST), end=now)
     rows = [
         row(
             "td",
