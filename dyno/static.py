@@ -34,7 +34,8 @@ def prepare(cache: Path = CACHE) -> Path:
     call (bin/setup, a build step, or the first boot), and anew whenever one of the files has changed.
     """
     files = sorted((source() / "js").glob("*.min.js"))
-    marks = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    # in whole seconds: what a build step made has to be good after the slug, a tar archive, was packed and unpacked
+    marks = [f"{file.name} {file.stat().st_size} {int(file.stat().st_mtime)}" for file in files]
     marks += [str(source()), PAGE_SCRIPT.read_text()]
     folder = cache / hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
     if folder.is_dir():
