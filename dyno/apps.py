@@ -9,7 +9,7 @@ from dyno.settings import ROOT
 
 FOLDER = ROOT / "bokeh_app"
 # Bokeh serves these one level below an app or beside it
-RESERVED = {"static", "ws", "metadata", "autoload.js"}
+RESERVED = {"static", "ws", "metadata", "autoload.js", "healthz"}
 
 
 class AppsError(ValueError):

@@ -28,6 +28,13 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+if __name__ == "__main__":
+    from dyno import buildpack, idle
+
+    buildpack.stand_in()
+    if os.environ.get("BOKEH_UPSTREAM"):
+        sys.exit(idle.main())
+
 # A worker is one of several processes and serves many visitors: threads of numpy's linear algebra would fight for the
 # cores, and they do not survive the fork. Set the variable yourself to have them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -42,10 +49,10 @@ from bokeh.server.server import Server
 from bokeh.util.token import get_session_id
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop, PeriodicCallback
-from tornado.web import HTTPError
+from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
-from dyno import apps, health, settings, static, tokens
+from dyno import apps, buildpack, health, settings, static, tokens
 from dyno.signals import Inbox, outlived
 
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
@@ -86,7 +93,7 @@ class _Worker(Serve):
 
     def customize_kwargs(self, args, server_kwargs):
         self._gate = Gate(server_kwargs["auth_provider"])
-        return {**server_kwargs, "auth_provider": self._gate}
+        return {**server_kwargs, "auth_provider": self._gate, "extra_patterns": [("/healthz", _Healthz)]}
 
     def customize_server(self, server: Server) -> Server:
         loop = asyncio.get_event_loop()
@@ -144,6 +151,18 @@ class Gate(AuthProvider):
         self._closing = True
         for handler in list(self._websockets):
             handler.close(1012, "service restart")
+
+
+class _Healthz(RequestHandler):
+    """Answers for every worker on a dyno without Flask."""
+
+    async def get(self):
+        # in a thread, while this worker answers itself
+        well, body = await asyncio.to_thread(health.report, settings.read(), apps.names()[0])
+        self.set_status(200 if well else 503)
+        self.set_header("Content-Type", "text/plain")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(body)
 
 
 def load() -> tuple[dict[str, Application], dict[str, list[str]]]:
@@ -212,6 +231,7 @@ class Master:
     """Keeps the workers alive and well, as long as there is a start script."""
 
     def __init__(self, values: dict[str, object], work: Callable[[int, Callable[[], None]], None]) -> None:
+        self._values = values
         self._work = work
         self._hang_timeout = float(values["BOKEH_HANG_TIMEOUT"])
         self._max_memory = float(values["BOKEH_MAX_MEMORY"]) * 1e6
@@ -230,8 +250,10 @@ class Master:
         """
         for number in self._deaths:
             self._start(number)
+        announced = False
         try:
             while True:
+                announced = announced or buildpack.announce(self._values)
                 signals = self._inbox.wait(1.0)
                 if {signal.SIGINT, signal.SIGTERM} & signals or outlived(self._run_dir):
                     return

@@ -168,9 +168,8 @@ class _Edge:
     def __call__(self, environ, start_response):
         if environ.get("PATH_INFO") != "/healthz":
             return ClosingIterator(self._wsgi_app(environ, start_response), lambda: _read_rest(environ))
-        silent = health.silent(health.bokeh_probes(self._settings, apps.names()[0]))
-        status = "503 Service Unavailable" if silent else "200 OK"
-        body = "".join(f"{name} does not answer\n" for name in silent) or "ok\n"
+        well, body = health.report(self._settings, apps.names()[0])
+        status = "200 OK" if well else "503 Service Unavailable"
         start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
         return [body.encode()]
 

@@ -11,9 +11,10 @@ import threading
 import gunicorn.errors
 import gunicorn.glogging
 
-from dyno import health, settings
+from dyno import buildpack, health, settings
 from dyno.signals import outlived
 
+buildpack.stand_in()
 _settings = settings.read()
 
 gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
@@ -25,7 +26,7 @@ workers = _settings["WEB_CONCURRENCY"]
 worker_class = "gthread"
 threads = 16
 # imported once, then forked: the workers share what the import made, and a site that cannot be imported ends the boot
-preload_app = True
+preload_app = workers > 0
 # nginx lets lines of 32 kB pass, for a browser's cookies can come to that; gunicorn's own limits are 4094 and 8190
 limit_request_line = 0
 limit_request_field_size = 32768
@@ -57,14 +58,21 @@ def when_ready(server):
     gc.collect()
     gc.freeze()
     gc.enable()
+    if not workers:
+        _stop_with_the_start_script(os.getpid())
 
 
 def post_worker_init(worker):
-    """Stop gunicorn when the start script was killed; its own parent, which it would notice, may live on."""
+    """Watch the start script; a thread in a worker, for the master forks."""
+    _stop_with_the_start_script(worker.ppid)
+
+
+def _stop_with_the_start_script(pid):
+    """Stop gunicorn, whose master is `pid`, when the start script was killed; its own parent may live on."""
 
     def watch():
         if outlived(_settings["RUN_DIR"], wait=True):
-            os.kill(worker.ppid, signal.SIGINT)
+            os.kill(pid, signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -1,7 +1,8 @@
-"""Who answers and who does not: asked through the unix sockets, with a deadline, without making a session."""
+"""Who answers and who does not: asked through their sockets, with a deadline, without making a session."""
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
@@ -13,33 +14,38 @@ DEATHS_SECONDS = 60
 DEADLINE = 2.0  # seconds; /healthz has to be answered within 5 s, also when a worker hangs
 
 
-def silent(probes: Iterable[tuple[str, str, str]], deadline: float = DEADLINE) -> list[str]:
+Probe = tuple[str, str, str]  # name, where it listens, path to GET
+
+
+def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
     """Ask all at once and return the names of those that do not answer within `deadline` seconds.
 
-    probes: (name, path of the unix socket, path to GET). Any answer below 500 counts.
+    A probe is (name, path of a unix socket or HOST:PORT, path to GET). Any answer below 500 counts.
     """
     names = []
     with selectors.DefaultSelector() as waiting:
-        for name, path, url in probes:
+        for name, address, url in probes:
             names.append(name)
-            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            client.setblocking(False)
             try:
-                client.connect(path)
-                client.send(f"GET {url} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+                client, host = _connect(address)
             except OSError:  # nobody listens there, or the queue of a hanging worker is full
-                client.close()
-            else:
-                waiting.register(client, selectors.EVENT_READ, name)
+                continue
+            request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+            waiting.register(client, selectors.EVENT_WRITE, (name, request))
         end = time.monotonic() + deadline
         while waiting.get_map() and (left := end - time.monotonic()) > 0:
-            for key, _ in waiting.select(left):
+            for key, events in waiting.select(left):
+                name, request = key.data
                 try:
+                    if events & selectors.EVENT_WRITE:  # connected, or refused
+                        key.fileobj.send(request)
+                        waiting.modify(key.fileobj, selectors.EVENT_READ, key.data)
+                        continue
                     answer = key.fileobj.recv(16)
                 except OSError:
                     answer = b""
                 if answer.startswith(b"HTTP/1.") and answer[9:10] in b"1234" and len(answer) > 9:
-                    names.remove(key.data)
+                    names.remove(name)
                 waiting.unregister(key.fileobj)
                 key.fileobj.close()
         for key in list(waiting.get_map().values()):
@@ -47,16 +53,60 @@ def silent(probes: Iterable[tuple[str, str, str]], deadline: float = DEADLINE) -
     return names
 
 
-def bokeh_probes(settings: dict[str, object], app: str) -> list[tuple[str, str, str]]:
+def _connect(address: str) -> tuple[socket.socket, str]:
+    """Begin to connect to a unix socket or to HOST:PORT; return the socket and what its server is called."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address:
+        family, kind, protocol, _, target = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    else:
+        family, kind, protocol, target, address = socket.AF_UNIX, socket.SOCK_STREAM, 0, address, "localhost"
+    client = socket.socket(family, kind, protocol)
+    client.setblocking(False)
+    try:
+        client.connect(target)
+    except BlockingIOError as error:
+        if error.errno != errno.EINPROGRESS:  # the queue of a unix socket is full
+            client.close()
+            raise
+    except OSError:
+        client.close()
+        raise
+    return client, address
+
+
+def probes(settings: dict[str, object], app: str) -> list[Probe]:
+    """Return what to ask of all that nginx passes requests to: Flask, and the Bokeh workers or the dynos that have them."""
+    flask = ("flask", os.path.join(str(settings["RUN_DIR"]), "flask.sock"), "/healthz")
+    return [*([flask] if settings["WEB_CONCURRENCY"] else []), *bokeh_probes(settings, app)]
+
+
+def bokeh_probes(settings: dict[str, object], app: str) -> list[Probe]:
     """Return what to ask the Bokeh workers: `/metadata` of an app answers without making a session."""
+    metadata = f"{settings['BOKEH_PREFIX']}/{app}/metadata"
+    if settings["BOKEH_UPSTREAM"]:
+        return [(f"bokeh at {address}", address, metadata) for address in settings["BOKEH_UPSTREAM"]]
     return [
-        (f"bokeh.{number}", os.path.join(str(settings["RUN_DIR"]), f"bokeh.{number}.sock"), _metadata(settings, app))
+        (f"bokeh.{number}", os.path.join(str(settings["RUN_DIR"]), f"bokeh.{number}.sock"), metadata)
         for number in range(1, int(settings["BOKEH_WORKERS"]) + 1)
     ]
 
 
-def _metadata(settings: dict[str, object], app: str) -> str:
-    return f"{settings['BOKEH_PREFIX']}/{app}/metadata"
+def missing(asked: list[Probe], names: list[str], settings: dict[str, object]) -> list[Probe]:
+    """Return those of the probes `asked` that the site cannot do without, given the `names` of the silent ones.
+
+    Of the dynos of BOKEH_UPSTREAM one that answers is enough: nginx passes by the others.
+    """
+    elsewhere = [probe for probe in asked if probe[1] in settings["BOKEH_UPSTREAM"]]
+    enough = any(name not in names for name, _, _ in elsewhere)
+    return [probe for probe in asked if probe[0] in names and not (enough and probe in elsewhere)]
+
+
+def report(settings: dict[str, object], app: str) -> tuple[bool, str]:
+    """Ask the Bokeh workers; return whether all is well, and what /healthz says: ok, and a line for each silent one."""
+    asked = bokeh_probes(settings, app)
+    names = silent(asked)
+    well = not missing(asked, names, settings)
+    return well, "ok\n" * well + "".join(f"{name} does not answer\n" for name in names)
 
 
 class Deaths:

@@ -86,6 +86,14 @@ def _addresses(text: str) -> tuple[str, ...]:
 
 _HOST = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
 
+
+def _upstreams(text: str) -> tuple[str, ...]:
+    addresses = _list(rf"({_HOST}):[0-9]{{1,5}}")(text)
+    for address in addresses:
+        _whole(1, 65535)(address.rpartition(":")[2])
+    return addresses
+
+
 SETTINGS = {
     setting.name: setting
     for setting in (
@@ -93,9 +101,9 @@ SETTINGS = {
         Setting(
             "WEB_CONCURRENCY",
             "2",
-            "a whole number, 1 to 64",
-            "gunicorn's worker processes (the name is gunicorn's; Heroku sets it).",
-            _whole(1, 64),
+            "a whole number, 0 to 64",
+            "gunicorn's worker processes (the name is gunicorn's; Heroku sets it); 0: no site here, Bokeh alone.",
+            _whole(0, 64),
         ),
         Setting(
             "BOKEH_WORKERS",
@@ -103,6 +111,13 @@ SETTINGS = {
             "a whole number, 1 to 64",
             "Processes of the Bokeh server, each on a unix socket of its own.",
             _whole(1, 64),
+        ),
+        Setting(
+            "BOKEH_UPSTREAM",
+            "",
+            "HOST:PORT, separated by commas",
+            "Dynos elsewhere that run the Bokeh apps; then no Bokeh worker is started here.",
+            _upstreams,
         ),
         Setting(
             "BOKEH_PREFIX",
@@ -235,9 +250,24 @@ def read(environ: Mapping[str, str] = os.environ) -> dict[str, object]:
         except ValueError:
             shown = f"of {len(text)} characters" if setting.secret else f"{text!r}"
             wrong.append(f"{setting.name}={shown} is not allowed: {setting.allowed}")
+    if not wrong:
+        wrong = _contradictions(values)
     if wrong:
         raise SettingsError("\n".join(wrong))
     return values
+
+
+def _contradictions(values: dict[str, object]) -> list[str]:
+    """Return a line for each pair of config vars that are right alone and wrong together."""
+    wrong = []
+    one_tier_of_two = "BOKEH_UPSTREAM" if values["BOKEH_UPSTREAM"] else "WEB_CONCURRENCY=0"
+    if values["BOKEH_UPSTREAM"] and not values["WEB_CONCURRENCY"]:
+        wrong.append("WEB_CONCURRENCY=0 is not allowed with BOKEH_UPSTREAM: neither Flask nor Bokeh would run here")
+    if (values["BOKEH_UPSTREAM"] or not values["WEB_CONCURRENCY"]) and not values["BOKEH_SECRET_KEY"]:
+        wrong.append(
+            f"BOKEH_SECRET_KEY is not set: with {one_tier_of_two}, Flask's dynos and Bokeh's need the same one"
+        )
+    return wrong
 
 
 def complete(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -198,8 +198,7 @@ class Dyno:
     def _until_ready(self) -> int | None:
         """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
         end = time.monotonic() + self._settings["BOOT_TIMEOUT"]
-        probes = [("flask", str(self._run_dir / "flask.sock"), "/healthz")]
-        probes += health.bokeh_probes(self._settings, apps.names()[0])
+        probes = health.probes(self._settings, apps.names()[0])
         while probes:
             left = end - time.monotonic()
             if left <= 0:
@@ -211,8 +210,7 @@ class Dyno:
                 return 0
             if ended := self._reap():
                 return self._report(*ended)
-            silent = health.silent(probes, min(left, health.DEADLINE))
-            probes = [probe for probe in probes if probe[0] in silent]
+            probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
         return None
 
     def _until_something_stops(self) -> int:

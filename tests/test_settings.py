@@ -14,8 +14,9 @@ from dyno_under_test import ROOT, settings_of
 KEY = "8b1f0c3de5a749628d0f7ce1b3a5946d7720c4f1e98ba3d56c0f12e4a7b98c3d"
 GOOD = {
     "PORT": ["1", "80", "5000", "65535"],
-    "WEB_CONCURRENCY": ["1", "64"],
+    "WEB_CONCURRENCY": ["0", "1", "64"],
     "BOKEH_WORKERS": ["1", "4", "64"],
+    "BOKEH_UPSTREAM": ["10.0.0.7:5000", "bokeh-1.internal:80, bokeh_2:65535", "[::1]:5000"],
     "BOKEH_PREFIX": ["/bkapp", "/a/b/c", "/plots_1.0-x"],
     "FORCE_HTTPS": ["0", "1"],
     "RUN_DIR": ["run", "run here", "/tmp/x"],
@@ -36,8 +37,9 @@ GOOD = {
 NO_NUMBER = ["", "x", "1.5", "-1", "0x10", " 7", "+7", "1_000", "٣", "1e3", "7\n"]
 WRONG = {
     "PORT": [*NO_NUMBER, "0", "65536", "$PORT"],
-    "WEB_CONCURRENCY": [*NO_NUMBER, "0", "65"],
+    "WEB_CONCURRENCY": [*NO_NUMBER, "65"],
     "BOKEH_WORKERS": [*NO_NUMBER, "0", "65"],
+    "BOKEH_UPSTREAM": ["host", ":80", "host:", "host:0", "host:65536", "http://host:80", "a:1,,b:2", "a:1;", "a:1 b:2"],
     "BOKEH_PREFIX": [
         "/",
         "bkapp",
@@ -105,7 +107,7 @@ def test_the_defaults_are_allowed() -> None:
 @pytest.mark.parametrize("name", GOOD)
 def test_good_values_are_taken(name: str) -> None:
     for value in GOOD[name]:
-        assert refusals(**{name: value}) == [], value
+        assert refusals(**{"BOKEH_SECRET_KEY": KEY, name: value}) == [], value
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -117,6 +119,16 @@ def test_wrong_values_are_refused_by_name(name: str) -> None:
         if name == "BOKEH_SECRET_KEY":
             assert f"={value}" not in lines[0]
             assert f"'{value}'" not in lines[0]
+
+
+def test_what_is_wrong_together_is_refused() -> None:
+    bokeh_alone, bokeh_elsewhere = {"WEB_CONCURRENCY": "0"}, {"BOKEH_UPSTREAM": "10.0.0.7:5000"}
+    for env in (bokeh_alone, bokeh_elsewhere):
+        (line,) = refusals(**env)
+        assert line.startswith("BOKEH_SECRET_KEY is not set: with ")
+        assert next(iter(env)) in line
+    (line,) = refusals(**bokeh_alone, **bokeh_elsewhere, BOKEH_SECRET_KEY=KEY)
+    assert line.startswith("WEB_CONCURRENCY=0 is not allowed with BOKEH_UPSTREAM")
 
 
 @pytest.mark.parametrize("name", GOOD)

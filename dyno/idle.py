@@ -1,0 +1,24 @@
+"""The `bokeh` process when the Bokeh workers are elsewhere: it is there, for honcho ends all when one process ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from dyno import buildpack, settings, static
+from dyno.signals import Inbox, outlived
+
+
+def main() -> int:
+    """Provide the static files, then wait until told to stop."""
+    values = settings.read()
+    run_dir = Path(str(values["RUN_DIR"]))
+    static.link(run_dir)
+    inbox = Inbox(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    (run_dir / "bokeh.pid").write_text(str(os.getpid()))
+    print(f"no worker here: Bokeh is at {', '.join(values['BOKEH_UPSTREAM'])}", flush=True)
+    announced = False
+    while not inbox.wait(1.0) & {signal.SIGINT, signal.SIGTERM} and not outlived(str(run_dir)):
+        announced = announced or buildpack.announce(values)
+    return 0

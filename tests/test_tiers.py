@@ -1,0 +1,190 @@
+"""Two tiers: Flask on one dyno, the Bokeh workers on others, behind the one entry point."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from browsing import source_values
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, free_port, temporary_folder, wait_for
+from playwright.sync_api import Page
+from test_recovery import assert_whole, open_page, take_out_what_the_absence_caused
+from test_sessions import open_websocket, runs
+
+MakeDyno = Callable[..., Dyno]
+KEY = secrets.token_hex(32)
+WS = "/bkapp/counter/ws"
+# writes down what it is asked with
+SEEN = """\
+import json, os
+from bokeh.io import curdoc
+request = curdoc().session_context.request
+with open(os.environ["TEST_COUNTER"] + ".seen", "w") as file:
+    json.dump({name: value for name, value in request.headers.items()}, file)
+"""
+
+
+class Tiers(NamedTuple):
+    """A Flask dyno, and two dynos of Bokeh workers."""
+
+    flask: Dyno
+    bokeh: list[Dyno]
+
+
+def make(scratch: Path, new: MakeDyno, count: int = 2) -> Tiers:
+    """Make both tiers from one source; start the Bokeh dynos, then the Flask dyno."""
+    shared = {"BOKEH_SECRET_KEY": KEY, "FORWARDED_ALLOW_IPS": "*", "TEST_COUNTER": str(scratch / "runs")}
+    folders = [copy_project(scratch / name, OTHER_SITE) for name in ("flask", "bokeh1", "bokeh2")[: count + 1]]
+    for folder in folders:
+        (folder / "bokeh_app" / "seen").mkdir()
+        (folder / "bokeh_app" / "seen" / "main.py").write_text(SEEN)
+    bokeh = [
+        new(folder, {**shared, "WEB_CONCURRENCY": "0", "NGINX_ACCESS_LOG_PATH": "off"}).launch()
+        for folder in folders[1:]
+    ]
+    upstream = ",".join(f"127.0.0.1:{one.port}" for one in bokeh)
+    flask = new(folders[0], {**shared, "BOKEH_UPSTREAM": upstream}).launch()  # it waits for one of them
+    for one in (*bokeh, flask):
+        one.wait_until_it_answers()
+    return Tiers(flask, bokeh)
+
+
+@pytest.fixture(scope="module")
+def tiers() -> Iterator[Tiers]:
+    """Both tiers, running; nothing in this module stops them."""
+    scratch = temporary_folder()
+    made: list[Dyno] = []
+
+    def new(*arguments) -> Dyno:
+        made.append(Dyno(*arguments))
+        return made[-1]
+
+    try:
+        yield make(scratch, new)
+        assert [one.stop() for one in reversed(made)] == [0, 0, 0]
+    finally:
+        for one in made:
+            one.clean_up()
+        shutil.rmtree(scratch)
+
+
+def test_each_tier_runs_its_part_only(tiers: Tiers) -> None:
+    assert tiers.flask.bokeh_workers() == []
+    assert "no worker here: Bokeh is at 127.0.0.1:" in tiers.flask.log()
+    for one in tiers.bokeh:
+        assert len(one.bokeh_workers()) == 2
+        assert one.find("gunicorn")[-1].children() == []
+        assert one.get("/healthz").text == "ok\n"
+        assert one.get("/echo").status == 404
+
+
+@pytest.mark.parametrize("page", ["/with/counter", "/bkapp/counter"])
+def test_a_session_stays_on_one_worker_and_they_all_have_some(tiers: Tiers, page: str) -> None:
+    before = len(runs(tiers.flask))
+    tokens = [tiers.flask.token(page) for _ in range(24)]
+    for _ in range(2):
+        assert [open_websocket(tiers.flask, token) for token in tokens] == [101] * 24
+    made = runs(tiers.flask)[before:]
+    assert len(made) == 24
+    workers = {str(worker.pid) for one in tiers.bokeh for worker in one.bokeh_workers()}
+    assert {pid for _, pid in made} == workers
+
+
+def test_who_is_asking_arrives_through_both_tiers(tiers: Tiers) -> None:
+    port = tiers.flask.port
+    headers = {"X_Forwarded_For": "6.6.6.6, 1.2.3.4", "X_Forwarded_Proto": "https"}
+    assert tiers.flask.get("/bkapp/seen", Host="site.example", Origin="https://x.example", **headers).status == 200
+    seen = json.loads(Path(tiers.flask.env["TEST_COUNTER"] + ".seen").read_text())
+    assert seen["Host"] == "site.example"
+    assert seen["X-Forwarded-For"] == "1.2.3.4"
+    assert seen["X-Forwarded-Proto"] == "https"
+    for origin, status in ((f"http://127.0.0.1:{port}", 101), ("http://stranger.example", 403)):
+        answered, client = tiers.flask.handshake(WS, tiers.flask.token("/with/counter"), Origin=origin)
+        client.close()
+        assert answered == status
+
+
+def test_a_bokeh_dyno_takes_no_session_that_flask_did_not_sign(tiers: Tiers) -> None:
+    before = len(runs(tiers.flask))
+    for one in (tiers.flask, *tiers.bokeh):
+        assert one.get("/bkapp/counter?bokeh-token=garbage").status == 403
+        assert open_websocket(one, "garbage") in (400, 403)
+    for one in tiers.bokeh:
+        assert one.get("/bkapp/counter").status == 403
+    assert len(runs(tiers.flask)) == before
+
+
+def test_static_files_and_those_that_only_bokeh_has(tiers: Tiers) -> None:
+    one = tiers.flask
+    assert one.get("/bkapp/static/js/bokeh.min.js", Accept_Encoding="gzip").headers["content-encoding"] == "gzip"
+    assert one.get("/bkapp/static/extensions/none.js").status == 404
+
+
+def test_one_bokeh_dyno_stops_and_the_views_go_on(scratch: Path, dyno: MakeDyno, page: Page) -> None:
+    flask, (first, second) = make(scratch, dyno)
+    open_page(page, flask)
+    pids = {worker.pid: one for one in (first, second) for worker in one.bokeh_workers()}
+    holder = pids[int(runs(flask)[-1][1])]
+    tokens = [flask.token("/with/counter") for _ in range(8)]
+    sockets = [flask.handshake(WS, token)[1] for token in tokens]
+    holder.process.send_signal(signal.SIGTERM)
+    assert holder.wait() == 0
+    assert 0 < sum(map(told_to_leave, sockets)) < 8  # those of the one that stopped, through both tiers
+    assert_whole(page)
+    assert [open_websocket(flask, token) for token in tokens] == [101] * 8
+    assert [open_websocket(flask, flask.token("/with/counter")) for _ in range(12)] == [101] * 12
+    assert flask.get("/healthz").text == f"ok\nbokeh at 127.0.0.1:{holder.port} does not answer\n"
+    other = second if holder is first else first
+    other.process.kill()
+    other.wait()
+    wait_for("the end of its nginx", lambda: not other.port_is_open())
+    assert flask.get("/healthz").status == 503
+    dyno(holder.folder, holder.env).start()
+    assert_whole(page)
+    assert flask.get("/healthz").status == 200
+    take_out_what_the_absence_caused(page)
+
+
+def told_to_leave(client: socket.socket) -> bool:
+    """Return whether what has come from a WebSocket so far ends with a close frame: 1012, service restart."""
+    client.settimeout(0.1)
+    received = b""
+    with client:
+        try:
+            while more := client.recv(65536):
+                received += more
+        except TimeoutError:
+            pass
+    return b"\x03\xf4service restart" in received
+
+
+def test_when_the_flask_dyno_restarts_a_page_finds_the_very_same_session(scratch: Path, dyno: MakeDyno, page: Page):
+    flask, _ = make(scratch, dyno, 1)
+    open_page(page, flask)
+    before = len(runs(flask))
+    # a single one may be a router, which goes by its own name
+    assert flask.get("/bkapp/seen", Host="site.example").status == 200
+    seen = json.loads(Path(flask.env["TEST_COUNTER"] + ".seen").read_text())
+    assert seen["Host"] == flask.env["BOKEH_UPSTREAM"]
+    flask.process.kill()
+    flask.wait()
+    dyno(flask.folder, flask.env).start()
+    assert_whole(page)
+    assert len(runs(flask)) == before
+    assert source_values(page)
+    take_out_what_the_absence_caused(page)
+
+
+def test_without_any_bokeh_dyno_the_boot_ends_with_its_name(project: Path, dyno: MakeDyno) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    one = dyno(project, {"BOKEH_UPSTREAM": nobody, "BOKEH_SECRET_KEY": KEY, "BOOT_TIMEOUT": "3"}).launch()
+    assert one.wait(20) == 1
+    assert re.search(rf"error: no answer from .*bokeh at {nobody} within 3 s \(BOOT_TIMEOUT\)", one.log())
