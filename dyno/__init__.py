@@ -7,6 +7,9 @@ It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two f
     nginx      find, render and test nginx's configuration
     gunicorn   the configuration of the `flask` process
     bokeh      the `bokeh` process: `bokeh serve`, several workers, each on a unix socket
+    idle       the same, when the Bokeh workers are on dynos elsewhere
+    buildpack  what is different under the nginx buildpack's start script
+    check      the build's check of what the person has written
     apps       which Bokeh apps there are
     health     who answers and who does not
     embed      the Flask extension: sessions that Flask mints, Bokeh apps in pages

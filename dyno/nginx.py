@@ -15,18 +15,23 @@ from dyno.signals import die_with_parent
 TEMPLATE = ROOT / "config" / "nginx.conf.erb"
 # Debian puts nginx where an ordinary user's PATH does not look
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/usr/local/bin")
+APT = ROOT / ".apt" / "usr" / "sbin"  # where Heroku's apt buildpack puts it, and no PATH looks
 
 
 class NginxError(RuntimeError):
     """nginx or erb is missing, or the configuration is wrong; the message is one line."""
 
 
+class NotInstalledError(NginxError):
+    """nginx or erb is missing."""
+
+
 def find() -> str:
-    """Return the path of nginx: the buildpack's in `bin/` comes first. Raises NginxError when there is none."""
-    path = os.pathsep.join([str(ROOT / "bin"), os.environ.get("PATH", ""), *SBIN])
+    """Return the path of nginx: the buildpack's in `bin/` comes first. Raises NotInstalledError when there is none."""
+    path = os.pathsep.join([str(ROOT / "bin"), os.environ.get("PATH", ""), *SBIN, str(APT)])
     if found := shutil.which("nginx", path=path):
         return found
-    raise NginxError("nginx is not installed: run bin/setup, or apt-get install nginx, or brew install nginx")
+    raise NotInstalledError("nginx is not installed: run bin/setup, or apt-get install nginx, or brew install nginx")
 
 
 def version(nginx: str) -> str:
@@ -41,10 +46,10 @@ def version(nginx: str) -> str:
 
 
 def rendering() -> subprocess.Popen:
-    """Start the real erb on config/nginx.conf.erb; `rendered` takes the result. Raises NginxError without an erb."""
+    """Start the real erb on config/nginx.conf.erb; `rendered` takes the result. Raises NotInstalledError without it."""
     erb = shutil.which("erb")
     if not erb:
-        raise NginxError("erb is not installed (it comes with ruby): run bin/setup, or apt-get install ruby")
+        raise NotInstalledError("erb is not installed (it comes with ruby): run bin/setup, or apt-get install ruby")
     return subprocess.Popen(
         [erb, str(TEMPLATE)],
         stdout=subprocess.PIPE,
