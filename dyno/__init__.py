@@ -11,6 +11,7 @@ It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two f
     buildpack  what is different under the nginx buildpack's start script
     check      the build's check of what the person has written
     apps       which Bokeh apps there are
+    log        whole lines, and nothing private in them
     health     who answers and who does not
     embed      the Flask extension: sessions that Flask mints, Bokeh apps in pages
 """

@@ -18,7 +18,6 @@ import json
 import logging
 import mmap
 import os
-import re
 import signal
 import struct
 import sys
@@ -53,6 +52,7 @@ from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
 from dyno import apps, buildpack, health, settings, static, tokens
+from dyno.log import Discreet, print_whole_lines
 from dyno.signals import Inbox, outlived
 
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
@@ -60,15 +60,6 @@ STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is kill
 
 class BokehError(RuntimeError):
     """The Bokeh server cannot start or go on; the message says why in one line."""
-
-
-class _Discreet(logging.Formatter):
-    """Leaves session ids, tokens and what follows the `?` of a URL out of the log."""
-
-    SECRET = re.compile(r"[\w-]{44,}\.[\w-]{43,}|(?<=\?)[^\s\"']+")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return self.SECRET.sub("…", super().format(record))
 
 
 class _Worker(Serve):
@@ -88,7 +79,7 @@ class _Worker(Serve):
         # each request is in nginx's log already
         logging.getLogger("tornado.access").setLevel(logging.ERROR)
         for handler in logging.getLogger().handlers:
-            handler.setFormatter(_Discreet(args.log_format))
+            handler.setFormatter(Discreet(args.log_format))
         return self._applications
 
     def customize_kwargs(self, args, server_kwargs):
@@ -351,6 +342,7 @@ class Master:
 
 def main(arguments: list[str]) -> int:
     """Run the Bokeh server until it is told to stop; arguments are further options of `bokeh serve`."""
+    print_whole_lines()
     try:
         values = settings.read()
         apps.check()

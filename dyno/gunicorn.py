@@ -12,10 +12,12 @@ import gunicorn.errors
 import gunicorn.glogging
 
 from dyno import buildpack, health, settings
+from dyno.log import Discreet, print_whole_lines
 from dyno.signals import outlived
 
 buildpack.stand_in()
 _settings = settings.read()
+print_whole_lines()
 
 gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
 
@@ -38,9 +40,12 @@ _deaths = health.Deaths()
 
 
 class logger_class(gunicorn.glogging.Logger):
-    """gunicorn's log without the time: honcho, or the platform, puts it before each line."""
+    """gunicorn's log without the time, which honcho puts before each line, and without what is private."""
 
-    error_fmt = "%(levelname)s [%(process)d] %(message)s"
+    def setup(self, cfg):
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(Discreet("%(levelname)s [%(process)d] %(message)s"))
 
 
 def on_starting(server):

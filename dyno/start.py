@@ -116,7 +116,7 @@ class Dyno:
         self._lock = own(self._run_dir)
         erb = nginx.rendering()  # takes a tenth of a second, in which the next steps are done
         os.environ["DYNO_PID"] = str(os.getpid())
-        os.environ["PYTHONUNBUFFERED"] = "1"  # or a print shows up when its buffer is full
+        os.environ.pop("PYTHONUNBUFFERED", None)  # honcho would write the end of each line by itself; see dyno.log
         if not self._settings["BOKEH_SECRET_KEY"]:
             os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
             say("BOKEH_SECRET_KEY is not set: made one; open pages will not outlive a restart, several dynos need one")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 from dyno_under_test import Dyno, wait_for
 
@@ -13,7 +15,12 @@ NAMES = r"(nginx|flask\.1|bokeh\.1|dyno|system)"
 def test_every_line_names_its_process(site: Dyno) -> None:
     site.get("/fail")  # a traceback of Flask: each of its lines, too
     site.wait_for_log(r"this page always fails")
-    site.get("/echo")
+    words = [secrets.token_hex(8) for _ in range(100)]  # many at the same time, of several processes
+    with ThreadPoolExecutor(8) as pool:
+        assert {answer.status for answer in pool.map(lambda word: site.get(f"/print/{word}"), words)} == {200}
+    for word in words:
+        for line in (f"flask printed {word}", f"flask complained {word}", f'"GET /print/{word}" 200 .*'):
+            site.wait_for_log(rf"^\S+ \S+ +\| .*{line}$")
     lines = site.log().splitlines()
     assert len(lines) > 10
     for line in lines:
@@ -101,10 +108,19 @@ def test_no_token_and_no_query_reaches_the_log(site: Dyno) -> None:
         status, websocket = site.handshake("/bkapp/counter/ws?password=hunter2", wrong)
         websocket.close()
         assert status == (101 if wrong == token else 403)
-    # a message that is none, from a page that has a session: Bokeh logs the error
+    # a message that is none, from a page that has a session: Bokeh logs the error and the message
     _, websocket = site.handshake("/bkapp/counter/ws", token)
-    websocket.sendall(bytes([0x81, 0x87, 0, 0, 0, 0]) + b"garbage")
+    header = b'{"msgid": "1", "msgtype": "PATCH-DOC"}'
+    for message in (header, b"{}", b"[" * 60_000):
+        size = bytes([0x80 | len(message)]) if len(message) < 126 else bytes([0xFE]) + len(message).to_bytes(2, "big")
+        websocket.sendall(b"\x81" + size + bytes(4) + message)
+    site.wait_for_log("Unhandled exception receiving a message")
     websocket.close()
+    # what gunicorn itself refuses
+    with socket.create_connection(("127.0.0.1", site.port)) as client:
+        client.sendall(b"GET /echo?password=hunter2&\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert b" 400 " in client.recv(100)
+    site.wait_for_log("Invalid HTTP request line")
     last = secrets.token_hex(8)
     site.get(f"/bkapp/counter?word={last}")
     site.wait_for_log(rf"bokeh printed {last}")
@@ -116,6 +132,7 @@ def test_no_token_and_no_query_reaches_the_log(site: Dyno) -> None:
     for private in (token, token[:60], token.split(".")[-1], session_id, "hunter2", *secret, "bokeh-token", "eyJ"):
         lines = [line for line in text.splitlines() if private in line]
         assert lines == [], private
+    assert max(map(len, text.splitlines())) < 3000
 
 
 def _decoded(token: str) -> str:

@@ -1,0 +1,28 @@
+"""What the processes print: a line at once and whole, and nothing that is private to a visitor."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+MAX_LINE = 2000  # characters; Bokeh logs messages that it cannot read, and those may have 20 MB
+
+
+class Discreet(logging.Formatter):
+    """Leaves session ids, tokens and what follows the `?` of a URL out of the log."""
+
+    SECRET = re.compile(r"[\w-]{44,}\.[\w-]{43,}|(?<=\?)[^\s\"']+")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self.SECRET.sub("…", super().format(record))
+        return "\n".join(line if len(line) <= MAX_LINE else line[:MAX_LINE] + "…" for line in text.split("\n"))
+
+
+def print_whole_lines() -> None:
+    """Have this process write each line that it prints at once, and in one piece.
+
+    Python keeps them until its buffer is full, or, with PYTHONUNBUFFERED, writes the end of each line by itself: other
+    processes' lines come in between.
+    """
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)
