@@ -156,21 +156,26 @@ class _Healthz(RequestHandler):
         self.finish(body)
 
 
-def load() -> tuple[dict[str, Application], dict[str, list[str]]]:
+def load(run_dir: Path) -> tuple[dict[str, Application], dict[str, list[str]]]:
     """Make every app and run it once: the workers share its imports, and the first visitor waits for none.
 
     Returns the applications by their path, and by app name the BokehJS bundles that each document needs. Raises
-    BokehError, naming the file and the line, when an app cannot run.
+    BokehError, naming the file and the line, when an app cannot run. Meanwhile RUN_DIR/trying holds the app's name, for
+    the start script to tell which one never ends, or ends the process.
     """
     applications, bundles = {}, {}
+    trying = run_dir / "trying"
     for name, folder in zip(apps.names(), apps.folders(), strict=True):
-        applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)))
-        if any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py")):
-            continue  # on_server_loaded comes first, and what it starts (threads) does not survive the fork
+        trying.write_text(name)
         try:
+            applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)))
+            if any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py")):
+                continue  # on_server_loaded comes first, and what it starts (threads) does not survive the fork
             bundles[name] = asyncio.run(_try(application, name))
-        except SystemExit as error:
+        except (Exception, SystemExit) as error:  # a file in another encoding, say
             raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(None, traceback.format_exc())}") from error
+        finally:
+            trying.unlink()
         for handler in application.handlers:
             if handler.failed:
                 raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(handler.error, handler.error_detail)}")
@@ -350,7 +355,7 @@ def main(arguments: list[str]) -> int:
         run_dir.mkdir(parents=True, exist_ok=True)
         static.link(run_dir)
         (run_dir / "bokeh.pid").write_text(str(os.getpid()))
-        applications, bundles = load()
+        applications, bundles = load(run_dir)
         (run_dir / "bundles.json").write_text(json.dumps(bundles))
         gc.collect()
         gc.freeze()  # what the workers share stays shared: the collector would write to every page

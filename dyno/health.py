@@ -20,7 +20,8 @@ Probe = tuple[str, str, str]  # name, where it listens, path to GET
 def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
     """Ask all at once and return the names of those that do not answer within `deadline` seconds.
 
-    A probe is (name, path of a unix socket or HOST:PORT, path to GET). Any answer below 500 counts.
+    A probe is (name, path of a unix socket or HOST:PORT, path to GET). Any answer below 500 counts, and a 503 of flask's
+    /healthz: that says that others do not answer.
     """
     names = []
     with selectors.DefaultSelector() as waiting:
@@ -44,7 +45,8 @@ def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
                     answer = key.fileobj.recv(16)
                 except OSError:
                     answer = b""
-                if answer.startswith(b"HTTP/1.") and answer[9:10] in b"1234" and len(answer) > 9:
+                status = answer[9:12] if answer.startswith(b"HTTP/1.") else b""
+                if b"100" <= status < b"500" or (status == b"503" and name == "flask"):
                     names.remove(name)
                 waiting.unregister(key.fileobj)
                 key.fileobj.close()

@@ -85,7 +85,8 @@ def own(run_dir: Path) -> object:
         raise StartError(
             f"RUN_DIR={run_dir} is in use by another dyno: stop it or set RUN_DIR to another folder"
         ) from error
-    for leftover in [*run_dir.glob("*.sock"), *run_dir.glob("*.pid")]:  # of a dyno that was killed
+    # of a dyno that was killed
+    for leftover in [*run_dir.glob("*.sock"), *run_dir.glob("*.pid"), *run_dir.glob("trying")]:
         leftover.unlink()
     return lock
 
@@ -203,13 +204,16 @@ class Dyno:
             left = end - time.monotonic()
             if left <= 0:
                 names = ", ".join(name for name, _, _ in probes)
-                raise StartError(f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)")
+                error = f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)"
+                raise StartError(error + (f": bokeh_app/{self._tried()}/main.py still runs" if self._tried() else ""))
             if self._inbox.wait(0.02) & {signal.SIGTERM, signal.SIGINT}:
                 # nobody is served yet, and Python interrupted in an import prints a traceback
                 self._signal_all(signal.SIGKILL, self._below())
                 return 0
             if ended := self._reap():
                 return self._report(*ended)
+            if gone := self._gone():
+                return self._end_command(gone)
             probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
         return None
 
@@ -244,6 +248,8 @@ class Dyno:
 
     def _end_command(self, gone: str) -> int:
         """Stop what is left of the backends; return COMMAND's exit code: that of the process that is gone."""
+        if gone == "bokeh" and (app := self._tried()):
+            say(f"error: bokeh_app/{app} cannot run: it ends the whole process")
         say(f"{gone} is gone: stopping the dyno")
         self._interrupt(self._below(self._pid("COMMAND")))
         end = time.monotonic() + STOP_SECONDS
@@ -252,6 +258,12 @@ class Dyno:
             if ended := self._reap():
                 return ended[1] or 1
         return 1
+
+    def _tried(self) -> str:
+        """Return the name of the app that the `bokeh` process is trying, or was when it ended; else nothing."""
+        with contextlib.suppress(OSError):
+            return (self._run_dir / "trying").read_text()
+        return ""
 
     def _report(self, name: str, code: int) -> int:
         what = " ".join(self._command) if name == "COMMAND" else name

@@ -333,6 +333,8 @@ APPS_THAT_CANNOT_RUN = {
     "imports nothing": ("import no_such_module\n", r"bokeh_app/wrong cannot run: .*main\.py\", line 1.*no_such_module"),
     "syntax": ("x = 1\nif x\n", r"bokeh_app/wrong cannot run: .*main\.py\", line 2: SyntaxError"),
     "fails": ("x = 1\nx / 0\n", r"bokeh_app/wrong cannot run: .*main\.py\", line 2: ZeroDivisionError"),
+    "another encoding": ("x = 'ä'\n", r"bokeh_app/wrong cannot run: .*UnicodeDecodeError"),
+    "ends the process": ("import os\nos._exit(0)\n", r"bokeh_app/wrong cannot run: it ends the whole process"),
     "exits": ("import sys\nsys.exit()\n", r"bokeh_app/wrong cannot run: .*(line 2|it ends the process).*SystemExit"),
 }
 
@@ -340,8 +342,15 @@ APPS_THAT_CANNOT_RUN = {
 @pytest.mark.parametrize(("code", "error"), APPS_THAT_CANNOT_RUN.values(), ids=APPS_THAT_CANNOT_RUN)
 def test_an_app_that_cannot_run_is_named(code: str, error: str, project: Path, dyno: MakeDyno) -> None:
     (project / "bokeh_app" / "wrong").mkdir()
-    (project / "bokeh_app" / "wrong" / "main.py").write_text(code)
+    (project / "bokeh_app" / "wrong" / "main.py").write_text(code, "latin-1")
     assert_refused(dyno(project), error, traceback="bokeh_app/wrong/main.py")
+
+
+def test_an_app_that_never_ends_is_named(project: Path, dyno: MakeDyno) -> None:
+    (project / "bokeh_app" / "wrong").mkdir()
+    (project / "bokeh_app" / "wrong" / "main.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
+    error = r"error: no answer from bokeh\.1, bokeh\.2 within 3 s \(BOOT_TIMEOUT\): bokeh_app/wrong/main\.py still runs"
+    assert_refused(dyno(project, {"BOOT_TIMEOUT": "3"}), error)
 
 
 def test_folders_that_are_no_apps_are_named(project: Path, dyno: MakeDyno) -> None:
