@@ -84,7 +84,13 @@ class _Worker(Serve):
 
     def customize_kwargs(self, args, server_kwargs):
         self._gate = Gate(server_kwargs["auth_provider"])
-        return {**server_kwargs, "auth_provider": self._gate, "extra_patterns": [("/healthz", _Healthz)]}
+        return {
+            **server_kwargs,
+            "auth_provider": self._gate,
+            "extra_patterns": [("/healthz", _Healthz)],
+            # as much as nginx lets pass; Tornado's own limit of 64 kB would be a 502
+            "http_server_kwargs": {"max_header_size": 160 * 1024},
+        }
 
     def customize_server(self, server: Server) -> Server:
         loop = asyncio.get_event_loop()

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from flask import Flask, Response, abort, g, request
+from flask import Flask, Response, abort, current_app, g, request
 from markupsafe import Markup
+from werkzeug.exceptions import RequestURITooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wsgi import ClosingIterator
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 BUNDLES = [f"js/bokeh{part}.min.js" for part in ("", "-gl", "-widgets", "-tables", "-mathjax")]
+MAX_LOCATION = 8192  # bytes; nginx takes 16 kB of response headers (proxy_buffer_size), and answers 502 to more
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
 
@@ -53,6 +55,7 @@ class BokehApps:
         # around the site, so that no login or error page of its own comes before the answer
         app.wsgi_app = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
         app.after_request(self._no_store)
+        app.after_request(self._no_endless_redirect)
 
     @staticmethod
     def names() -> list[str]:
@@ -98,6 +101,13 @@ class BokehApps:
         if "bokeh_apps_on_page" in g:
             response.cache_control.no_store = True
         return response
+
+    @staticmethod
+    def _no_endless_redirect(response: Response) -> Response:
+        """Answer 414 where a redirect (to the login, with `next`) would repeat a very long address of the visitor's."""
+        if len(response.headers.get("Location", "")) <= MAX_LOCATION:
+            return response
+        return current_app.make_response(current_app.handle_http_exception(RequestURITooLarge()))
 
     def _bundles(self, name: str) -> list[str]:
         """Return the BokehJS bundles that app `name` needs, as found when it was tried at boot; all when it was not."""

@@ -149,6 +149,11 @@ def test_an_unknown_app_or_page_is_a_404_of_the_site(example_site: Dyno) -> None
         assert "<nav" in answer.text, path
 
 
+@pytest.mark.parametrize("host", ["x" * 64, ".example.com"])
+def test_a_host_that_cannot_be_is_not_an_error_of_ours(example_site: Dyno, host: str) -> None:
+    assert example_site.get("/", Host=host).status == 400
+
+
 # --- what a visitor does ----------------------------------------------------------------------------------------------
 
 

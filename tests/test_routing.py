@@ -179,6 +179,19 @@ def test_cookies_of_24_kb_break_neither_site_nor_apps(site: Dyno) -> None:
     assert status == 101
 
 
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/folder?" + "x" * 30_000, {}),  # a redirect that would repeat all of it
+        ("/bkapp//counter?" + "%25" * 8000, {}),
+        ("/bkapp/counter/metadata", {f"X-{number}": "x" * 30_000 for number in range(3)}),
+    ],
+    ids=["redirect", "slashes", "90 kB of headers"],
+)
+def test_nothing_that_a_visitor_sends_is_an_error_of_ours(site: Dyno, path: str, headers: dict[str, str]) -> None:
+    assert 200 <= site.request("GET", path, headers).status < 500
+
+
 # --- https only -------------------------------------------------------------------------------------------------------
 
 
