@@ -132,7 +132,7 @@ class Gate(AuthProvider):
         """Return the user, as Bokeh's auth hooks do. Raises HTTPError 403 for a token that we did not sign."""
         if isinstance(handler, WebSocketHandler):
             protocols = handler.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
-            if not tokens.is_valid(protocols[-1].strip()):
+            if len(protocols) != 2 or protocols[0].strip() != "bokeh" or not tokens.is_valid(protocols[1].strip()):
                 raise HTTPError(403, "no valid session token")
             if self._closing:
                 raise HTTPError(503, "stopping")

@@ -137,6 +137,11 @@ def test_a_forged_token_is_refused_for_websockets(four: Dyno, change: str):
     assert len(runs(four)) == before
 
 
+@pytest.mark.parametrize("protocols", ["x, {}", "{}, x", "x, x, {}", "{0}, {0}"])
+def test_a_good_token_among_other_protocols_is_refused(four: Dyno, protocols: str):
+    assert open_websocket(four, protocols.format(four.token(PAGE))) == 403
+
+
 def test_a_good_token_is_accepted(four: Dyno):
     good = {"secret_key": KEY.encode(), "signed": True}
     token = generate_jwt_token(generate_session_id(**good), **good, expiration=600)
