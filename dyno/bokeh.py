@@ -217,6 +217,8 @@ def options(values: dict[str, object], number: int) -> list[str]:
     return [
         "--unix-socket", os.path.join(str(values["RUN_DIR"]), f"bokeh.{number}.sock"),
         "--prefix", str(values["BOKEH_PREFIX"]),
+        # it names all apps, also those behind a login, and asks other hosts for fonts
+        "--disable-index",
         # only sessions with a token that we signed; see Gate
         "--session-ids", "external-signed",
         # the scheme and the address that nginx passes on

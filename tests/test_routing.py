@@ -259,6 +259,12 @@ def test_redirects_of_nginx_name_neither_scheme_nor_host(site: Dyno) -> None:
     assert answer.headers["location"] == "/bkapp/"
 
 
+def test_the_list_of_all_apps_is_the_sites_business(site: Dyno) -> None:
+    answer = site.get("/bkapp/")
+    assert answer.status == 404
+    assert "counter" not in answer.text
+
+
 @pytest.mark.parametrize("path", ["/bkapp/nope", "/bkapp/nope/metadata", "/bkapp/nope/autoload.js", "/bkapp/a/b"])
 def test_an_unknown_app_is_not_found(site: Dyno, path: str) -> None:
     assert site.get(path).status == 404
