@@ -79,8 +79,8 @@ class BokehApps:
         signed, not secret: the visitor can read them, but not change them. The session can be opened, and opened again
         after a lost connection, for BOKEH_TOKEN_LIFETIME seconds, also when the visitor has logged out meanwhile; so
         a page with an app is not stored by browsers and proxies. Raises LookupError when there is no app of that name
-        (ask `names` first when it comes from the visitor), ValueError when visitor uses a name of Bokeh's own,
-        TypeError when something in it is not JSON.
+        (ask `names` first when it comes from the visitor), ValueError when visitor uses a name of Bokeh's own or both
+        together are too long for a header (24,000 bytes), TypeError when visitor is not JSON or an argument not text.
 
         The idea: a session id given to the page in advance leads its WebSocket to one worker, whatever the number;
         https://docs.bokeh.org/en/latest/docs/user_guide/server/server_embed.html has the other ways.

@@ -19,6 +19,7 @@ from bokeh.util.token import (
     get_token_payload,
 )
 
+MAX_BYTES = 24_000  # it is a header of the WebSocket's request, in which nginx allows a line of 32 kB
 # names in a token's payload that Bokeh gives a meaning to
 RESERVED = {"session_id", "session_expiry", "headers", "cookies", "arguments"}
 
@@ -32,17 +33,23 @@ def mint(
     """Return a signed token for a new session, or for that of the token `renews` if it was for the same visitor.
 
     lifetime is in seconds. arguments arrive as `session_context.request.arguments` ({name: [bytes, …]}), the items of
-    visitor in `session_context.token_payload`. Raises ValueError when visitor uses a name of Bokeh's own, TypeError
-    when something in it is not JSON.
+    visitor in `session_context.token_payload`. Raises ValueError when visitor uses a name of Bokeh's own or all of it is
+    too long, TypeError when something in visitor is not JSON, or in arguments not text.
     """
     if taken := RESERVED & set(visitor or {}):
         raise ValueError(f"visitor may not contain {', '.join(sorted(taken))}: Bokeh uses that itself")
+    for name, values in (arguments or {}).items():
+        if wrong := [value for value in values if not isinstance(value, str)]:
+            raise TypeError(f"arguments are text, and {name}={wrong[0]!r} is not: write {str(wrong[0])!r}")
     payload = dict(visitor or {})
     # always there: without it Bokeh would take the arguments of whatever request opens the session
     payload["arguments"] = {name: [value.encode() for value in values] for name, values in (arguments or {}).items()}
     key = os.environ["BOKEH_SECRET_KEY"].encode()
     session_id = _same_session(renews, payload) or generate_session_id(secret_key=key, signed=True)
-    return generate_jwt_token(session_id, secret_key=key, signed=True, extra_payload=payload, expiration=lifetime)
+    token = generate_jwt_token(session_id, secret_key=key, signed=True, extra_payload=payload, expiration=lifetime)
+    if len(token) > MAX_BYTES:
+        raise ValueError(f"arguments and visitor make a token of {len(token):,} bytes; {MAX_BYTES:,} are allowed")
+    return token
 
 
 def is_valid(token: str, expired: bool = False) -> bool:

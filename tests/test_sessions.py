@@ -14,6 +14,8 @@ from bokeh.util.token import generate_jwt_token, generate_session_id, get_token_
 from conftest import run_for_the_session
 from dyno_under_test import OTHER_SITE, Dyno, wait_for
 
+from dyno import tokens
+
 KEY = secrets.token_hex(32)
 PAGE = "/with/counter"
 WS = "/bkapp/counter/ws"
@@ -140,6 +142,22 @@ def test_a_forged_token_is_refused_for_websockets(four: Dyno, change: str):
 @pytest.mark.parametrize("protocols", ["x, {}", "{}, x", "x, x, {}", "{0}, {0}"])
 def test_a_good_token_among_other_protocols_is_refused(four: Dyno, protocols: str):
     assert open_websocket(four, protocols.format(four.token(PAGE))) == 403
+
+
+@pytest.mark.parametrize(
+    ("arguments", "visitor", "error"),
+    [
+        ({"a": [2]}, {}, "arguments are text, and a=2 is not: write '2'"),
+        ({}, {"cookies": "x"}, "visitor may not contain cookies"),
+        ({}, {"name": {1, 2}}, "set is not JSON"),
+        ({}, {"name": secrets.token_hex(20_000)}, r"a token of [0-9,]+ bytes; 24,000 are allowed"),
+    ],
+    ids=["number", "reserved", "not JSON", "too long"],
+)
+def test_what_a_token_cannot_hold_is_told_the_pages_author(monkeypatch, arguments, visitor, error: str):
+    monkeypatch.setenv("BOKEH_SECRET_KEY", KEY)
+    with pytest.raises((TypeError, ValueError), match=error):
+        tokens.mint(60, arguments, visitor)
 
 
 def test_a_good_token_is_accepted(four: Dyno):
