@@ -3,6 +3,7 @@
 It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two folders and nothing here changes.
 
     settings   every config var: name, default, what is allowed
+    envfile    .env on a laptop, checked before honcho reads it
     start      the start script's work: render, start, wait, open the port, stop
     nginx      find, render and test nginx's configuration
     gunicorn   the configuration of the `flask` process

@@ -409,6 +409,25 @@ def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> 
     assert_refused(dyno(project, wrong), *(f"error: {name}.* is not allowed: .+" for name in names), seconds=5)
 
 
+@pytest.mark.parametrize(
+    ("content", "errors"),
+    [
+        (b'# a comment\n\nPORT=8000\nEMPTY=\nQUOTED="it\'s"\nSPACES = 1 # why\n', []),
+        (b"PORT=8000\nPASSWORD=it's\n", [r"\.env, line 2: a quote is not closed; .*"]),
+        (b"export PORT=8000\nPORT: 8000\nPORT 8000\n", [rf"\.env, line {n}: write NAME=value.*" for n in (1, 2, 3)]),
+        (b"\xff\xfeP\0O\0", [r"\.env cannot be read: it is not UTF-8"]),
+    ],
+    ids=["good", "quote", "other forms", "UTF-16"],
+)
+def test_lines_of_env_that_honcho_cannot_read_are_named(content: bytes, errors: list[str], project: Path) -> None:
+    (project / ".env").write_bytes(content)
+    result = subprocess.run([sys.executable, "-m", "dyno.envfile"], cwd=project, capture_output=True, text=True)
+    assert result.returncode == bool(errors)
+    assert len(result.stderr.splitlines()) == len(errors), result.stderr
+    for line, error in zip(result.stderr.splitlines(), errors, strict=True):
+        assert re.fullmatch(rf"error: {error}", line), line
+
+
 def test_a_run_folder_that_another_dyno_has_is_refused(project: Path, dyno: MakeDyno) -> None:
     first = dyno(project).start()
     second = dyno(project).launch()
