@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import ROOT, Dyno, free_port, temporary_folder, wait_for
+
+from flask_app import create_app
 
 FOLDERS = sorted(path.parent.name for path in (ROOT / "bokeh_app").glob("*/main.py"))
 BEHIND_THE_LOGIN = {"greeter"}
@@ -140,6 +143,14 @@ def test_no_html_behind_https_names_an_http_address_of_the_site(example_site: Dy
     assert "http://www.example.com" not in answer.text
     assert not re.search(r"""(src|href|action)=["']http:""", answer.text)
     assert not re.search(r"ws://|http://(localhost|127\.0\.0\.1)", answer.text)
+
+
+@pytest.mark.parametrize("path", ["/", "/apps/sliders"])
+def test_no_link_leads_to_a_page_that_is_refused(monkeypatch, path: str) -> None:
+    monkeypatch.setenv("BOKEH_SECRET_KEY", secrets.token_hex(32))
+    for sessions, linked in (("open", True), ("flask", False)):
+        text = create_app({"BOKEH_SESSIONS": sessions}).test_client().get(path).text
+        assert ('href="/bkapp/' in text) == linked
 
 
 def test_an_unknown_app_or_page_is_a_404_of_the_site(example_site: Dyno) -> None:
