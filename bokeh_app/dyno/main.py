@@ -31,7 +31,6 @@ for plot, name, color in ((cpu, "cpu", "#1f77b4"), (memory, "memory", "#2a7a4b")
     plot.xaxis.formatter = DatetimeTickFormatter(
         seconds="%H:%M:%S", minsec="%H:%M:%S", minutes="%H:%M", hourmin="%H:%M"
     )
-    plot.x_range.default_span = 60_000  # ms, around the first point
     plot.min_border_right = 30
     plot.xaxis.ticker.desired_num_ticks = 4  # there is room for them on a phone
     plot.y_range.start = 0
