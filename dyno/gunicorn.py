@@ -4,6 +4,7 @@ The names are gunicorn's own: https://docs.gunicorn.org/en/stable/settings.html
 """
 
 import gc
+import mmap
 import os
 import signal
 import threading
@@ -37,6 +38,7 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm
 control_socket_disable = True
 
 _deaths = health.Deaths()
+_retired = mmap.mmap(-1, 4096)  # shared with the workers: by age, those that end because of max_requests
 
 
 class logger_class(gunicorn.glogging.Logger):
@@ -82,7 +84,19 @@ def _stop_with_the_start_script(pid):
     threading.Thread(target=watch, daemon=True).start()
 
 
+def worker_exit(server, worker):
+    """Note, in the worker, that it ends because gunicorn's max_requests says so: that is no death."""
+    if worker.nr >= worker.max_requests:
+        _retired[worker.age % len(_retired)] = 1
+
+
 def child_exit(server, worker):
     """End the dyno when workers die again and again; gunicorn would go on for ever."""
-    if _deaths.too_many():
+    if not server.LISTENERS:  # it is stopping
+        return
+    age = worker.age % len(_retired)
+    if _retired[age]:
+        _retired[age] = 0
+    elif _deaths.too_many():
+        server.kill_workers(signal.SIGKILL)  # deaf to SIGTERM; gunicorn would wait 30 s for them, its port closed
         raise gunicorn.errors.HaltServer(f"{health.DEATHS} workers died within {health.DEATHS_SECONDS} s", 1)

@@ -71,7 +71,7 @@ def test_a_killed_gunicorn_worker_costs_only_what_it_held(project: Path, dyno: M
     assert one.stop() == 0
 
 
-@pytest.mark.parametrize("who", ["gunicorn", "bokeh", "nginx", "honcho"])
+@pytest.mark.parametrize("who", ["gunicorn", "bokeh", "nginx", "honcho", "what prints for a backend"])
 def test_the_death_of_a_first_process_ends_the_whole_dyno_with_an_error(project: Path, dyno: MakeDyno, who: str):
     one = dyno(project).start()
     first = {
@@ -79,6 +79,7 @@ def test_the_death_of_a_first_process_ends_the_whole_dyno_with_an_error(project:
         "bokeh": lambda: one.find(r"-m dyno\.bokeh")[0],
         "nginx": lambda: one.find("nginx: master")[0],
         "honcho": lambda: one.find("honcho start")[-3],
+        "what prints for a backend": lambda: one.find("honcho start")[-1],
     }[who]()
     first.kill()
     assert one.wait(10) not in (0, None)
@@ -99,14 +100,23 @@ def test_a_bokeh_worker_that_dies_again_and_again_ends_the_dyno_with_the_reason(
 
 def test_a_gunicorn_worker_that_dies_again_and_again_ends_the_dyno_with_the_reason(project: Path, dyno: MakeDyno):
     one = dyno(project).start()
-    end = time.monotonic() + 60
-    while one.process.poll() is None and time.monotonic() < end:
-        for process in gunicorn(one)[1:2]:
-            process.kill()
-            wait_for("its end", lambda process=process: not is_alive(process))
+    for _ in range(6):
+        worker = gunicorn(one)[1]
+        worker.kill()
+        wait_for("its end", lambda worker=worker: not is_alive(worker))
+        wait_for("the next", lambda: len(gunicorn(one)) == 3 or "6 workers died" in one.log())
     assert one.wait(10) not in (0, None)
     assert "6 workers died within 60 s" in one.log()
+    assert "Traceback" not in one.log()
     one.assert_nothing_left()
+
+
+def test_workers_that_gunicorn_itself_replaces_or_stops_are_no_deaths(project: Path, dyno: MakeDyno):
+    one = dyno(project, {"WEB_CONCURRENCY": "7", "GUNICORN_CMD_ARGS": "--max-requests 10"}).start()
+    assert {one.get("/echo").status for _ in range(300)} == {200}
+    assert one.log().count("Autorestarting") > 10
+    assert one.stop() == 0
+    assert "Traceback" not in one.log()
 
 
 def test_a_worker_that_hangs_says_where_and_is_replaced(project: Path, dyno: MakeDyno):
