@@ -35,7 +35,7 @@ PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
 # The platform kills 30 s after SIGTERM. LINGER: its router may hand over requests for a moment more; DRAIN: what is in
 # flight; STOP: the backends. The rest is to spare.
 LINGER_SECONDS = 1.0
-DRAIN_SECONDS = 22.0
+DRAIN_SECONDS = 21.0
 STOP_SECONDS = 4.0
 
 
@@ -98,7 +98,8 @@ class Dyno:
         self._command = command
         self._wait = wait
         self._pids: dict[int, str] = {}
-        self._linger = 0.0
+        self._firsts: dict[str, tuple[int, int | None]] = {}  # pid and parent of flask and bokeh
+        self._linger, self._drain = 0.0, STOP_SECONDS
 
     def run(self) -> int:
         """Run until something stops; return the exit code. Raises StartError and the like before anything is left."""
@@ -135,7 +136,8 @@ class Dyno:
             self._start_command()
             if self._wait and (code := self._until_ready()) is not None:
                 return code
-            self._start_nginx()
+            if (code := self._start_nginx()) is not None:
+                return code
             return self._until_something_stops()
         finally:
             self._stop()
@@ -152,7 +154,8 @@ class Dyno:
         # a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in order
         self._spawn("COMMAND", subprocess.Popen(self._command, start_new_session=True, preexec_fn=self._in_child))
 
-    def _start_nginx(self) -> None:
+    def _start_nginx(self) -> int | None:
+        """Start nginx and wait until it listens. Returns an exit code when it, or COMMAND, ended before that."""
         process = subprocess.Popen(
             nginx.command(self._nginx, self._conf),
             stdin=subprocess.DEVNULL,
@@ -164,11 +167,12 @@ class Dyno:
         self._spawn("nginx", process)
         threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
         port = self._settings["PORT"]
-        while self._pid("nginx") and not listens(port):
+        while not listens(port):
             time.sleep(0.01)  # the signals of this moment stay in the inbox
-            self._reap()
-        if self._pid("nginx"):
-            say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{port}")
+            if ended := self._reap():
+                return self._report(*ended)
+        say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{port}")
+        return None
 
     def _in_child(self) -> None:
         die_with_parent()
@@ -213,30 +217,37 @@ class Dyno:
             if ended := self._reap():
                 return self._report(*ended)
             if gone := self._gone():
-                return self._end_command(gone)
+                return self._report_gone(gone)
             probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
         return None
 
     def _until_something_stops(self) -> int:
         while True:
+            if gone := self._gone():
+                return self._report_gone(gone)
             signals = self._inbox.wait(1.0)
-            if ended := self._reap():
-                return self._report(*ended)
-            if signals & {signal.SIGTERM, signal.SIGINT}:
+            if signals & {signal.SIGTERM, signal.SIGINT}:  # first: without the shield, COMMAND ends at the same moment
                 self._linger = LINGER_SECONDS if signal.SIGTERM in signals else 0.0
+                self._drain = DRAIN_SECONDS
                 say(f"{'SIGTERM' if signal.SIGTERM in signals else 'SIGINT'} received: stopping")
                 return 0
+            if ended := self._reap():
+                return self._report(*ended)
             if signal.SIGHUP in signals:
                 self._reload()
-            if gone := self._gone():
-                return self._end_command(gone)
 
     def _gone(self) -> str | None:
-        """Return the name of a backend's first process (flask, bokeh) that is gone.
+        """Return the name of a backend (flask, bokeh) whose first process is gone, or that process's parent.
 
-        honcho notices too, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s later.
+        honcho notices the first, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s
+        later. Of the parent's death nobody hears: it is the part of honcho that reads what the process prints, and a
+        print to nobody is an error.
         """
-        return next((name for name, pid in self._first_processes().items() if not psutil.pid_exists(pid)), None)
+        for name, pid in self._first_processes().items():
+            self._firsts.setdefault(name, (pid, parent_of(pid)))
+        return next(
+            (name for name, (pid, parent) in self._firsts.items() if not parent or parent_of(pid) != parent), None
+        )
 
     def _first_processes(self) -> dict[str, int]:
         """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
@@ -246,17 +257,10 @@ class Dyno:
                 pids[file.stem] = int(file.read_text())
         return pids
 
-    def _end_command(self, gone: str) -> int:
-        """Stop what is left of the backends; return COMMAND's exit code: that of the process that is gone."""
-        if gone == "bokeh" and (app := self._tried()):
+    def _report_gone(self, name: str) -> int:
+        if name == "bokeh" and (app := self._tried()):
             say(f"error: bokeh_app/{app} cannot run: it ends the whole process")
-        say(f"{gone} is gone: stopping the dyno")
-        self._interrupt(self._below(self._pid("COMMAND")))
-        end = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < end:
-            self._inbox.wait(0.1)
-            if ended := self._reap():
-                return ended[1] or 1
+        say(f"{name} or its parent is gone: stopping the dyno")
         return 1
 
     def _tried(self) -> str:
@@ -282,16 +286,16 @@ class Dyno:
     def _stop(self) -> None:
         """End everything below this process: nginx when it has answered what is in flight, then the backends."""
         if nginx_pid := self._pid("nginx"):
-            if self._pid("COMMAND"):
-                self._wait_for("nginx", self._linger)
-            os.kill(nginx_pid, signal.SIGQUIT)
+            self._wait_for("nginx", self._linger)
+            with contextlib.suppress(ProcessLookupError):  # without the shield it heard SIGTERM too
+                os.kill(nginx_pid, signal.SIGQUIT)
+            began = time.monotonic()
             # not before the port is closed: a page that is told to come back would find this dyno once more
-            end = time.monotonic() + LINGER_SECONDS
-            while listens(self._settings["PORT"]) and time.monotonic() < end:
+            while listens(self._settings["PORT"]) and time.monotonic() < began + LINGER_SECONDS:
                 self._inbox.wait(0.01)
             self._close_websockets()
-            if not self._wait_for("nginx", DRAIN_SECONDS if self._pid("COMMAND") else STOP_SECONDS):
-                say(f"nginx still had requests after {DRAIN_SECONDS:.0f} s: ending them")
+            if not self._wait_for("nginx", began + self._drain - time.monotonic()):
+                say(f"nginx still had requests after {self._drain:.0f} s: ending them")
                 os.kill(nginx_pid, signal.SIGKILL)
         self._interrupt(self._below())
         if not self._wait_for(None, STOP_SECONDS):
@@ -346,6 +350,13 @@ def name_of(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return f"{process.name()} {process.pid}"
     return str(process.pid)
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the pid of a process's parent, None when there is no such process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
+    return None
 
 
 def listens(port: int) -> bool:

@@ -95,7 +95,10 @@ def test_without_the_shield_one_line_says_so(project: Path, dyno: Callable[..., 
     (project / "pyseccomp.py").write_text("raise OSError('no libseccomp here')\n")
     bare = dyno(project).start()
     assert "no shield against SIGTERM (OSError: no libseccomp here)" in bare.log()
-    assert bare.stop(signal.SIGTERM) == 0
+    send_to_all(bare, signal.SIGTERM)
+    assert bare.wait() == 0
+    bare.assert_nothing_left()
+    assert 'File "' not in bare.log()
 
 
 def test_a_reload_under_load_loses_no_request_and_closes_no_websocket(loaded: Dyno, record_property):

@@ -228,6 +228,15 @@ def test_it_ends_with_the_exit_code_of_its_command(project: Path, dyno: MakeDyno
     after.assert_nothing_left()
 
 
+def test_it_ends_with_the_exit_code_of_an_nginx_that_does_not_start(project: Path, dyno: MakeDyno) -> None:
+    own = project / "bin" / "nginx"
+    own.write_text('#!/bin/sh\ncase "$*" in *-v*) echo nginx/1.22.1 >&2;; *-t*);; *) exit 7;; esac\n')
+    own.chmod(0o755)
+    one = dyno(project).launch()
+    assert one.wait() == 7
+    one.assert_nothing_left()
+
+
 def test_it_ends_with_137_when_nginx_was_killed(project: Path, dyno: MakeDyno) -> None:
     one = dyno(project).start()
     one.find("nginx: master")[0].kill()
