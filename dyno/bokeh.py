@@ -368,6 +368,9 @@ def main(arguments: list[str]) -> int:
         gc.collect()
         gc.freeze()  # what the workers share stays shared: the collector would write to every page
         gc.enable()
+        size, limit = psutil.Process().memory_info().rss / 1e6, int(values["BOKEH_MAX_MEMORY"])
+        if 0 < limit < size:
+            raise BokehError(f"BOKEH_MAX_MEMORY={limit} is below what the apps take without a visitor: {size:.0f} MB")
         worker = _Worker(applications)
         Master(values, lambda number, beat: worker.run([*options(values, number), *arguments], beat)).run()
     except (settings.SettingsError, apps.AppsError, BokehError) as error:
