@@ -88,7 +88,7 @@ class BokehApps:
         if name not in apps.names():
             raise LookupError(f"bokeh_app/ has no app {name!r}")
         arguments = {key: [value] for key, value in (arguments or {}).items()}
-        token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, renews=self._renews())
+        token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, renews=self._renews(name))
         needed = self._bundles(name)
         later = " ".join(self._url(file) for file in BUNDLES if file not in needed)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
@@ -130,11 +130,11 @@ class BokehApps:
     def _url(self, file: str) -> str:
         return f"{self._prefix}/static/{file}?v={_version(file)}"
 
-    def _renews(self) -> str:
-        """Return the token that dyno/page.js holds for this very place on the page, when it asks for the page again."""
-        g.bokeh_apps_on_page = g.get("bokeh_apps_on_page", -1) + 1
-        place, _, token = request.headers.get("Bokeh-Token", "").partition(" ")
-        if not token or place != str(g.bokeh_apps_on_page):
+    def _renews(self, name: str) -> str:
+        """Return the token that dyno/page.js holds for this very app on the page, when it asks for the page again."""
+        g.setdefault("bokeh_apps_on_page", []).append(name)
+        place, _, token = request.headers.get("Bokeh-Token", "").rpartition(" ")
+        if place != f"{self.url(name)} {g.bokeh_apps_on_page.count(name) - 1}":
             return ""
         probes = health.bokeh_probes(self._settings, apps.names()[0])
         if len(health.silent(probes, 0.5)) == len(probes):

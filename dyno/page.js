@@ -1,6 +1,6 @@
 // Shows the Bokeh apps of a page, and brings each back when its connection is lost: another worker, another dyno, another
 // version of the site. For BokehJS 3.9 and only through what it makes public: embed.add_document_from_session, documents,
-// Document.config, .on_event("connection_lost"), .views_manager, Model.setv.
+// Document.config, .on_event("connection_lost"), .on_change, .views_manager, Model.setv.
 //
 // BokehJS reconnects by itself, but gives up after 30 s, and cannot read the document of a session that was made anew
 // when it holds arrays ("buffer for id=… not found"): its client/connection.js passes no buffers to replace_with_json.
@@ -11,16 +11,34 @@
   "use strict"
 
   const QUIET = 1000 // ms without a word: most interruptions are shorter
-  const RETRY = 1000 // ms between attempts, and as much again at random, so that a thousand pages do not come at once
-  const SETTLE = 300 // ms for the server to answer the values, before the new view takes the old one's place
+  const RETRY = 800 // ms between attempts, and as much again at random, so that a thousand pages do not come at once
+  // ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
+  // then after something that it said; and how long that is waited for when it is never silent
+  const FIRST = 800, SETTLE = 300, LONGEST = 1500
   const LATER = 2000 // ms after the apps are alive, until the bundles are loaded that none of them needed so far
-  // what a visitor enters, in any widget; value_throttled and value_input are what some apps listen to instead of value
-  const ENTERED = ["value", "value_throttled", "value_input", "active", "color", "filename", "mime_type"]
+  const PASSES = 3 // of entering the values: some widgets, or their options, only come when others have theirs
+  // what a visitor enters, in any widget; value_throttled and value_input are what some apps listen to instead of value;
+  // the last two are a table's: of its Selection and, when it is editable, of its source
+  const ENTERED = [
+    "value", "value_throttled", "value_input", "active", "color", "filename", "mime_type", "indices", "data",
+  ]
 
   const sleep = (ms, wake) => new Promise((done) => {
     setTimeout(done, ms)
     wake?.(done)
   })
+
+  // Wait until the server has answered what was entered
+  const settle = async (doc) => {
+    const began = Date.now()
+    let silent = began + FIRST
+    const listen = (event) => {
+      if (!event.sync) silent = Date.now() + SETTLE
+    }
+    doc.on_change(listen)
+    while (Date.now() < Math.min(silent, began + LONGEST)) await sleep(20)
+    doc.remove_on_change(listen)
+  }
 
   // The visitor's widgets of a document: Map from a key that outlives a deploy (what it is called, and which of those)
   // to the model. Ids would not do: they are numbered anew when the app has one model more.
@@ -32,48 +50,76 @@
       const called = `${model.type} ${model.name ?? ""} ${model.title?.text ?? model.title ?? model.label ?? ""}`
       let number = 0
       while (found.has(`${called} ${number}`)) number += 1
-      found.set(`${called} ${number}`, model)
+      const key = `${called} ${number}`
+      found.set(key, model)
+      if (model.editable) found.set(`${key} data`, model.source)
+      if (model.source?.selected != null) found.set(`${key} rows`, model.source.selected)
     }
     return found
   }
 
+  const labels = (model) => model.labels ?? model.tabs?.map((tab) => tab.title)
+  const each = (value, change) => Array.isArray(value) ? value.map(change) : change(value)
+
+  // What a widget holds, by property; what is chosen of a group by its label, for a deploy may change their order
   const entered = (model) => {
     const values = {}
     for (const name of ENTERED) {
       const property = model.properties[name]
-      if (property != null && !property.is_unset) values[name] = property.get_value()
+      if (property == null || property.is_unset) continue
+      const value = property.get_value()
+      const choices = name == "active" && labels(model)
+      values[name] = choices ? each(value, (index) => choices[index] ?? null) : value
     }
     return values
   }
 
+  const texts = (values) =>
+    Object.fromEntries(Object.entries(values).map(([name, value]) => [name, JSON.stringify(value)]))
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b)
 
-  // Whether a widget of the new document still takes the value
-  const takes = (model, name, value) => {
-    if (name.startsWith("value") && typeof model.start == "number" && typeof model.end == "number") {
-      return [value].flat().every((one) => model.start <= one && one <= model.end)
+  // The value as a widget of the new document takes it, without what it has no place for any more; undefined when that
+  // leaves nothing
+  const fitting = (model, name, value) => {
+    let allowed = null
+    if (name == "active") allowed = labels(model)
+    if (name == "value" && (model.options ?? model.categories) != null) {
+      const options = model.options ?? model.categories
+      allowed = (Array.isArray(options) ? options : Object.values(options).flat())
+        .map((option) => Array.isArray(option) ? option[0] : option)
     }
-    if (name == "value" && model.options != null) {
-      const options = Array.isArray(model.options) ? model.options : Object.values(model.options).flat()
-      const allowed = options.map((option) => Array.isArray(option) ? option[0] : option)
-      return [value].flat().every((one) => allowed.includes(one))
+    if (value == null) return value
+    if (allowed != null) {
+      const left = [value].flat().filter((one) => allowed.includes(one))
+      if (left.length == 0 && value.length != 0) return undefined
+      return Array.isArray(value) ? left : value
     }
-    if (name == "active" && typeof value != "boolean") {
-      const count = (model.labels ?? model.tabs)?.length
-      return count == null || [value].flat().every((one) => one == null || one < count)
-    }
-    return true
+    const low = model.start ?? model.low, high = model.end ?? model.high // dates of a picker are not compared
+    const fits = (one) => typeof one != "number" || (low ?? one) <= one && one <= (high ?? one)
+    return !name.startsWith("value") || [value].flat().every(fits) ? value : undefined
+  }
+
+  // The element that has the focus, in whatever shadow root
+  const deepest = (element) => element?.shadowRoot?.activeElement ? deepest(element.shadowRoot.activeElement) : element
+  const controls = (doc, model) => {
+    const root = model && doc.views_manager.find_one(model)?.el.shadowRoot
+    return root ? [...root.querySelectorAll("input, textarea, select, button, [tabindex]")] : []
   }
 
   class App {
-    constructor(element, index) {
+    constructor(element) {
       this.element = element
-      this.index = index
       this.path = element.dataset.bokehApp
+      this.number = this.places(document).indexOf(element)
       this.token = element.dataset.bokehToken
       this.attempt = 0
       this.before = null // what the widgets held when the page was opened: what differs is the visitor's
       this.opened = this.open()
+    }
+
+    // Where this app is on a page: once, or as often as it is shown there
+    places(page) {
+      return [...page.querySelectorAll("[data-bokeh-token]")].filter((one) => one.dataset.bokehApp == this.path)
     }
 
     async open() {
@@ -105,7 +151,7 @@
             void this.recover({doc, view})
           })
         }
-        this.before ??= new Map([...widgets(doc)].map(([key, model]) => [key, entered(model)]))
+        this.before ??= new Map([...widgets(doc)].map(([key, model]) => [key, texts(entered(model))]))
         return {doc, view}
       } catch (error) {
         view.remove()
@@ -129,16 +175,18 @@
             return
           }
           if (answer == "later") continue
+          let fresh
           try {
-            const fresh = await this.connect(old != null)
-            if (old != null) {
-              if (this.enter(old.doc, fresh.doc)) await sleep(SETTLE)
-              this.replace(old, fresh)
-            }
-            break
+            fresh = await this.connect(old != null)
           } catch (error) {
             console.info("bokeh-dyno: not yet:", error)
+            continue
           }
+          if (old != null) {
+            for (let pass = 0; pass < PASSES && this.enter(old.doc, fresh.doc); pass++) await settle(fresh.doc)
+            this.replace(old, fresh)
+          }
+          break
         }
       } finally {
         clearTimeout(notice)
@@ -151,34 +199,41 @@
       let text
       try {
         const response = await fetch(location.href, {
-          headers: {"Bokeh-Token": `${this.index} ${this.token}`},
+          headers: {"Bokeh-Token": `${this.path} ${this.number} ${this.token}`},
           cache: "no-store",
           signal: AbortSignal.timeout(10_000),
         })
         if (response.status >= 500 || response.status == 204) return "later"
+        if ([401, 403, 404, 410].includes(response.status)) return "gone"
         if (!response.ok) return "ready" // a page that came by POST, say: the token that it has will have to do
         text = await response.text()
       } catch {
         return "later"
       }
-      const page = new DOMParser().parseFromString(text, "text/html")
-      const element = page.querySelectorAll("[data-bokeh-token]")[this.index]
-      if (element?.dataset.bokehApp !== this.path) return "gone"
+      const element = this.places(new DOMParser().parseFromString(text, "text/html"))[this.number]
+      if (element == null) return "gone"
       this.token = element.dataset.bokehToken
       return "ready"
     }
 
     // Give the widgets of the new document what the visitor had entered in the old one; return whether there was any.
     enter(old, fresh) {
-      const now = widgets(fresh)
+      const then = widgets(old), now = widgets(fresh)
       let any = false
-      for (const [key, model] of widgets(old)) {
+      for (const [key, model] of then) {
         const target = now.get(key)
         if (target == null) continue
-        const values = {}
+        const held = entered(target), values = {}
         for (const [name, value] of Object.entries(entered(model))) {
-          const visitors = !same(value, this.before.get(key)?.[name])
-          if (visitors && !same(value, entered(target)[name]) && takes(target, name, value)) values[name] = value
+          const before = this.before.get(key)?.[name]
+          if (JSON.stringify(value) === before || same(value, held[name])) continue // not the visitor's, or there already
+          // the rows of a table mean something in the same table only
+          if (name == "data" && JSON.stringify(held.data) !== before) continue
+          const table = key.replace(/ rows$/, "")
+          if (name == "indices" && !same(then.get(table).source.data, now.get(table).source.data)) continue
+          const fits = fitting(target, name, value)
+          if (fits === undefined || same(fits, held[name])) continue
+          values[name] = name == "active" && labels(target) ? each(fits, (label) => labels(target).indexOf(label)) : fits
         }
         if (Object.keys(values).length == 0) continue
         target.setv(values)
@@ -187,13 +242,29 @@
       return any
     }
 
+    // Put the new view in the place of the old one, and the focus where it was, with what is typed but not yet entered.
     replace(old, fresh) {
-      const focused = document.activeElement
+      const focused = deepest(document.activeElement)
+      let successor = null
+      for (const [key, model] of widgets(old.doc)) {
+        const position = controls(old.doc, model).indexOf(focused)
+        if (position >= 0) successor = controls(fresh.doc, widgets(fresh.doc).get(key))[position]
+      }
+      const typed = focused?.value, selection = [focused?.selectionStart, focused?.selectionEnd]
       old.doc.views_manager.clear()
       old.view.remove()
       Bokeh.documents.splice(Bokeh.documents.indexOf(old.doc), 1)
       fresh.view.removeAttribute("style")
-      if (focused instanceof HTMLElement && focused.isConnected) focused.focus()
+      if (successor == null || successor.tagName != focused.tagName) return
+      successor.focus({preventScroll: true})
+      if (selection[0] == null) return // not a text
+      if (successor.value != typed) {
+        successor.value = typed
+        successor.dispatchEvent(new Event("input"))
+        // the browser itself says this only of what is typed from now on
+        successor.addEventListener("blur", () => successor.dispatchEvent(new Event("change")), {once: true})
+      }
+      successor.setSelectionRange(...selection)
     }
 
     say(text) {
@@ -224,7 +295,7 @@
   }
 
   const start = async () => {
-    const apps = [...document.querySelectorAll("[data-bokeh-token]")].map((element, index) => new App(element, index))
+    const apps = [...document.querySelectorAll("[data-bokeh-token]")].map((element) => new App(element))
     await Promise.all(apps.map((app) => app.opened))
     setTimeout(load_later, LATER)
   }

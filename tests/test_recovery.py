@@ -22,6 +22,76 @@ OFFLINE = float(os.environ.get("OFFLINE", "1"))  # seconds without a network; th
 WHOLE = """() => !document.querySelector(".bokeh-status") && Bokeh.documents.length == %d
   && !document.querySelector("[data-bokeh-token] > [style*=hidden]") && !document.querySelector(".bk-notification")"""
 
+# An app with every widget that takes input, some of which others make, that shows what the server knows of them
+INPUTS = """
+import json
+from datetime import date
+from bokeh.io import curdoc
+from bokeh.layouts import column
+from bokeh.models import *
+
+LABELS = ["a", "b", "c"]
+KINDS = {"fruit": ["apple", "pear"], "vegetable": ["kale", "leek"]}
+first, last = date(2020, 1, 1), date(2020, 12, 31)
+kind, item = Select(title="kind", options=list(KINDS), value="fruit"), Select(title="item", options=KINDS["fruit"])
+count, parts = Slider(title="count", start=0, end=5, value=0), column()
+table = DataTable(
+    source=ColumnDataSource({"n": [1, 2, 3]}), columns=[TableColumn(field="n", editor=IntEditor())], editable=True
+)
+inputs = [
+    kind, item, count, TextInput(title="text", value=""), TextAreaInput(title="area", value=""),
+    PasswordInput(value=""), AutocompleteInput(completions=LABELS, value=""), NumericInput(value=1), Spinner(value=1),
+    RangeSlider(start=0, end=9, value=(1, 2)), DateSlider(start=first, end=last, value=first),
+    DateRangeSlider(start=first, end=last, value=(first, last)), CategoricalSlider(categories=LABELS, value="a"),
+    DatePicker(value="2020-01-01"), DateRangePicker(value=("2020-01-01", "2020-01-05")),
+    MultipleDatePicker(value=["2020-01-01"]), DatetimePicker(value="2020-01-01T10:00:00"), TimePicker(value="10:00:00"),
+    MultiSelect(options=LABELS, value=[]), MultiChoice(options=LABELS, value=[]), ColorPicker(color="#000000"),
+    CheckboxGroup(labels=LABELS, active=[]), CheckboxButtonGroup(labels=LABELS, active=[]),
+    RadioGroup(labels=LABELS), RadioButtonGroup(labels=LABELS), Switch(), Toggle(), Checkbox(), FileInput(),
+    Tabs(tabs=[TabPanel(title=label, child=Div(text=label)) for label in LABELS]),
+]
+seen, files = Div(name="seen"), []
+
+def show(attr, old, new):
+    held = []
+    for one in [*inputs, *parts.children]:
+        value = one.properties_with_values(include_defaults=False)
+        chosen = value.get("active")
+        if isinstance(one, (CheckboxGroup, CheckboxButtonGroup)):
+            chosen = sorted(one.labels[index] for index in chosen or [])
+        elif isinstance(one, (RadioGroup, RadioButtonGroup)) and chosen is not None:
+            chosen = one.labels[chosen]
+        held.append([type(one).__name__, value.get("value"), value.get("color"), chosen])
+    held.append([list(table.source.data["n"]), table.source.selected.indices, files])
+    seen.text = json.dumps(held, default=str)
+
+def choose(attr, old, new):
+    item.update(options=KINDS[new], value=KINDS[new][0])
+
+def make(attr, old, new):
+    parts.children = [Slider(title=f"part {number}", start=0, end=9, value=0) for number in range(new)]
+    for part in parts.children:
+        part.on_change("value", show)
+
+inputs[-2].on_change("filename", lambda attr, old, new: files.append(new))  # before it is set, reading it is an error
+kind.on_change("value", choose)
+count.on_change("value", make)
+for one in inputs:
+    for name in {"value", "active", "color"} & set(one.properties()):
+        one.on_change(name, show)
+table.source.on_change("data", show)
+table.source.selected.on_change("indices", show)
+show(None, None, None)
+curdoc().add_root(column(*inputs, parts, table, seen))
+"""
+ENTER = """(steps) => {
+  const all = [...Bokeh.documents[0].all_models]
+  for (const [called, values] of Object.entries(steps)) {
+    for (const model of all.filter((one) => one.type == called || one.title == called)) model.setv(values)
+  }
+}"""
+SEEN = "() => Bokeh.documents[0].get_model_by_name('seen').text"
+
 
 def open_page(page: Page, one: Dyno, apps: str = "counter", slider: int = 4) -> None:
     """Open a page with apps of the test's site, and move the first slider to `slider`."""
@@ -146,6 +216,51 @@ def test_an_app_that_changed_in_a_deploy_gets_the_values_that_it_has_a_place_for
         "() => [...Bokeh.documents[0].all_models].filter((m) => m.title == 'new').map((m) => m.value)"
     )
     assert others == [2]
+    take_out_what_the_absence_caused(page)
+
+
+def test_every_input_keeps_what_the_visitor_entered(project: Path, dyno: MakeDyno, page: Page):
+    main = project / "bokeh_app" / "inputs" / "main.py"
+    main.parent.mkdir()
+    main.write_text(INPUTS)
+    one = dyno(project, {"BOKEH_SECRET_KEY": KEY}).start()
+    page.goto(f"http://127.0.0.1:{one.port}/with/inputs")
+    page.wait_for_function("() => window.Bokeh?.documents[0]?.is_idle")
+
+    def enter(wanted: str, **values: dict) -> None:
+        page.evaluate(ENTER, values)
+        page.wait_for_function(f"(wanted) => ({SEEN})().includes(wanted)", arg=wanted)
+
+    enter('["Slider", 0', kind={"value": "vegetable"}, count={"value": 3})
+    enter("[[1, 9, 3], [2], []]", ColumnDataSource={"data": {"n": [1, 9, 3]}}, Selection={"indices": [2]})
+    enter(
+        '["Slider", 7',
+        item={"value": "leek"}, area={"value": "two\nlines"}, PasswordInput={"value": "secret"},
+        AutocompleteInput={"value": "b"}, NumericInput={"value": 5}, Spinner={"value": 5}, RangeSlider={"value": [3, 7]},
+        DateSlider={"value": 1588291200000}, DateRangeSlider={"value": [1588291200000, 1590969600000]},
+        CategoricalSlider={"value": "c"}, DatePicker={"value": "2020-05-01"},
+        DateRangePicker={"value": ["2020-05-01", "2020-05-03"]}, MultipleDatePicker={"value": ["2020-05-01"]},
+        DatetimePicker={"value": "2020-05-01T11:00:00"}, TimePicker={"value": "11:00:00"},
+        MultiSelect={"value": ["a", "c"]}, MultiChoice={"value": ["b"]}, ColorPicker={"color": "#ff0000"},
+        CheckboxGroup={"active": [0, 1]}, CheckboxButtonGroup={"active": [2]}, RadioGroup={"active": 0},
+        RadioButtonGroup={"active": 2}, Switch={"active": True}, Toggle={"active": True}, Checkbox={"active": True},
+        Tabs={"active": 1}, FileInput={"value": "aGVsbG8=", "filename": "hello.txt", "mime_type": "text/plain"},
+        **{"part 1": {"value": 5}, "part 2": {"value": 7}},
+    )  # fmt: skip
+    before = page.evaluate(SEEN)
+    page.locator(".bk-TextInput input").first.click()
+    page.keyboard.type("half ")
+    assert one.stop() == 0
+    page.get_by_role("status").wait_for(timeout=5000)
+    page.keyboard.type("of it ")
+    main.write_text(INPUTS.replace('["a", "b", "c"]', '["c", "b", "a"]'))
+    successor(one, dyno).start()
+    page.wait_for_function(WHOLE % 1, timeout=20_000)
+    page.keyboard.type("and the rest")  # where the focus is
+    page.keyboard.press("Tab")
+    expected = before.replace('["TextInput", null, ', '["TextInput", "half of it and the rest", ')
+    assert expected != before
+    wait_for("the values", lambda: page.evaluate(SEEN) == expected, 5)
     take_out_what_the_absence_caused(page)
 
 

@@ -217,7 +217,7 @@ def test_a_page_asked_for_again_gets_the_same_session_with_a_new_expiry(four: Dy
     id_of = {"session": token[:80]}
 
     def later() -> str:
-        answer = four.get(PAGE, Bokeh_Token=f"0 {token}")
+        answer = four.get(PAGE, Bokeh_Token=f"/bkapp/counter 0 {token}")
         return re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", answer.text).group(0)
 
     fresh = wait_for("a token with a later expiry", lambda: (t := later()) != token and t)
@@ -227,7 +227,7 @@ def test_a_page_asked_for_again_gets_the_same_session_with_a_new_expiry(four: Dy
 
 def test_a_page_asked_for_again_with_a_forged_token_gets_a_session_of_its_own(four: Dyno):
     token = forged("tampered signature")
-    answer = four.get(PAGE, Bokeh_Token=f"0 {token}")
+    answer = four.get(PAGE, Bokeh_Token=f"/bkapp/counter 0 {token}")
     assert answer.status == 200
     assert token[:80] not in answer.text
 
