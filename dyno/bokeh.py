@@ -41,11 +41,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.directory import DirectoryHandler
+from bokeh.application.handlers.handler import Handler
 from bokeh.command.subcommands.serve import Serve
 from bokeh.server.auth_provider import AuthProvider
 from bokeh.server.contexts import ApplicationContext
 from bokeh.server.server import Server
 from bokeh.util.token import get_session_id
+from jinja2 import Template
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import HTTPError, RequestHandler
@@ -162,7 +164,25 @@ class _Healthz(RequestHandler):
         self.finish(body)
 
 
-def load(run_dir: Path) -> tuple[dict[str, Application], dict[str, list[str]]]:
+class _PageScript(Handler):
+    """Adds dyno/page.js to an app's own page, whatever its template, if that has Bokeh's block `postamble`."""
+
+    TEMPLATE = Template(
+        "{% extends app_page %}{% block postamble %}{{ super() }}"
+        '<script defer src="{{ page_script }}" data-bokeh-app="{{ app_path }}" data-bokeh-token="{{ doc.token }}">'
+        "</script>{% endblock %}"
+    )
+
+    def __init__(self, path: str, script: str) -> None:
+        super().__init__()
+        self._variables = {"app_path": path, "page_script": script}
+
+    def modify_document(self, doc) -> None:
+        doc.template_variables.update(self._variables, app_page=doc.template)
+        doc.template = self.TEMPLATE
+
+
+def load(run_dir: Path, prefix: str) -> tuple[dict[str, Application], dict[str, list[str]]]:
     """Make every app and run it once: the workers share its imports, and the first visitor waits for none.
 
     Returns the applications by their path, and by app name the BokehJS bundles that each document needs. Raises
@@ -174,7 +194,8 @@ def load(run_dir: Path) -> tuple[dict[str, Application], dict[str, list[str]]]:
     for name, folder in zip(apps.names(), apps.folders(), strict=True):
         trying.write_text(name)
         try:
-            applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)))
+            script = _PageScript(f"{prefix}/{name}", f"{prefix}/static/dyno.js?v={static.version('dyno.js')}")
+            applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)), script)
             if any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py")):
                 continue  # on_server_loaded comes first, and what it starts (threads) does not survive the fork
             bundles[name] = asyncio.run(_try(application, name))
@@ -363,7 +384,7 @@ def main(arguments: list[str]) -> int:
         run_dir.mkdir(parents=True, exist_ok=True)
         static.link(run_dir)
         (run_dir / "bokeh.pid").write_text(str(os.getpid()))
-        applications, bundles = load(run_dir)
+        applications, bundles = load(run_dir, str(values["BOKEH_PREFIX"]))
         (run_dir / "bundles.json").write_text(json.dumps(bundles))
         gc.collect()
         gc.freeze()  # what the workers share stays shared: the collector would write to every page

@@ -6,8 +6,6 @@ bokeh_apps.init_app(app)        then, in a template:  {{ bokeh_app("sliders") }}
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,7 +126,7 @@ class BokehApps:
         return Markup("").join(Markup('<script defer src="{}"></script>\n').format(self._url(name)) for name in fresh)
 
     def _url(self, file: str) -> str:
-        return f"{self._prefix}/static/{file}?v={_version(file)}"
+        return f"{self._prefix}/static/{file}?v={static.version(file)}"
 
     def _renews(self, name: str) -> str:
         """Return the token that dyno/page.js holds for this very app on the page, when it asks for the page again."""
@@ -157,7 +155,7 @@ class BokehApps:
             if len(request.query_string) > MAX_ARGUMENTS:
                 abort(414, f"The arguments of this page are too long: {MAX_ARGUMENTS} bytes are allowed.")
             arguments = {key: values for key, values in request.args.lists() if not key.startswith("bokeh-")}
-            token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments)
+            token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, renews=self._renews(name))
         elif not tokens.is_valid(token):
             abort(403, "This link to a session is not valid, or no longer. Open the page itself.")
         return Response(
@@ -188,10 +186,3 @@ def _read_rest(environ) -> None:
     if environ.get("wsgi.input_terminated"):  # it says where it ends, as gunicorn's does
         while environ["wsgi.input"].read(65536):
             pass
-
-
-@functools.cache
-def _version(name: str) -> str:
-    """Return the version that the Bokeh server itself gives a file in its URLs: its sha512."""
-    path = static.PAGE_SCRIPT if name == "dyno.js" else static.source() / name
-    return hashlib.sha512(path.read_bytes()).hexdigest()

@@ -5,6 +5,7 @@
 // BokehJS reconnects by itself, but gives up after 30 s, and cannot read the document of a session that was made anew
 // when it holds arrays ("buffer for id=… not found"): its client/connection.js passes no buffers to replace_with_json.
 // Once it does, and can be given a fresh token and more patience, connect() below is all that is left of this file.
+// On an app's own page, which Bokeh makes and opens, dyno/bokeh.py adds this script.
 //
 // An app that sets curdoc().config.reconnect_session = False is left to itself.
 (() => {
@@ -123,6 +124,14 @@
     }
 
     async open() {
+      // an app's own page: Bokeh's script has put the document there
+      if (this.element.tagName == "SCRIPT") {
+        this.attempt = 1
+        let doc
+        while ((doc = Bokeh.documents.find((doc) => doc.views_manager != null)) == null) await sleep(50)
+        this.watch(doc, doc.roots().map((root) => document.querySelector(`[data-root-id="${root.id}"]`)))
+        return
+      }
       try {
         await this.connect()
       } catch (error) {
@@ -131,32 +140,41 @@
       }
     }
 
-    // Open the session and show its document in a new element, which this returns.
-    async connect(hidden = false) {
-      const view = document.createElement("div")
-      // laid out in its place and width, but not seen
-      if (hidden) Object.assign(view.style, {visibility: "hidden", height: "0", overflow: "hidden"})
-      this.element.append(view)
+    // Open the session and show its document in new elements beside those of the old one, not seen yet, or in a first one.
+    async connect(old = null) {
+      const places = old?.places.map((place) => {
+        const fresh = place.cloneNode(false)
+        // laid out in its place and width, but not seen
+        Object.assign(fresh.style, {display: "block", visibility: "hidden", height: "0", overflow: "hidden"})
+        place.after(fresh)
+        return fresh
+      }) ?? [this.element.appendChild(document.createElement("div"))]
       try {
         const scheme = location.protocol == "https:" ? "wss:" : "ws:"
         // BokehJS keeps one connection for each URL and session: a number makes it open another
         const number = this.attempt++ == 0 ? "" : `?attempt=${this.attempt}`
         const url = `${scheme}//${location.host}${this.path}/ws${number}`
-        const views = await Bokeh.embed.add_document_from_session(url, this.token, view)
-        const doc = Bokeh.documents.find((doc) => doc.views_manager == views)
-        if (doc.config.reconnect_session) {
-          doc.config.setv({reconnect_session: false, notify_connection_status: false}, {sync: false})
-          doc.on_event("connection_lost", (_, event) => {
-            event.connection.deref()?.close() // or each change of a widget would be an error in the console
-            void this.recover({doc, view})
-          })
-        }
-        this.before ??= new Map([...widgets(doc)].map(([key, model]) => [key, texts(entered(model))]))
-        return {doc, view}
+        const one_each = places.length > 1 ? places : []
+        const views = await Bokeh.embed.add_document_from_session(url, this.token, places[0], one_each)
+        return this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places)
       } catch (error) {
-        view.remove()
+        places.forEach((place) => place.remove())
         throw error
       }
+    }
+
+    // Be there when the document loses its connection; return it with the elements that show its roots.
+    watch(doc, places) {
+      const shown = {doc, places}
+      if (doc.config.reconnect_session) {
+        doc.config.setv({reconnect_session: false, notify_connection_status: false}, {sync: false})
+        doc.on_event("connection_lost", (_, event) => {
+          event.connection.deref()?.close() // or each change of a widget would be an error in the console
+          void this.recover(shown)
+        })
+      }
+      this.before ??= new Map([...widgets(doc)].map(([key, model]) => [key, texts(entered(model))]))
+      return shown
     }
 
     // Try until the site is back, then put the new view with the visitor's values in the place of the old one.
@@ -177,7 +195,7 @@
           if (answer == "later") continue
           let fresh
           try {
-            fresh = await this.connect(old != null)
+            fresh = await this.connect(old)
           } catch (error) {
             console.info("bokeh-dyno: not yet:", error)
             continue
@@ -252,9 +270,11 @@
       }
       const typed = focused?.value, selection = [focused?.selectionStart, focused?.selectionEnd]
       old.doc.views_manager.clear()
-      old.view.remove()
+      old.places.forEach((place, number) => {
+        fresh.places[number].style.cssText = place.style.cssText
+        place.remove()
+      })
       Bokeh.documents.splice(Bokeh.documents.indexOf(old.doc), 1)
-      fresh.view.removeAttribute("style")
       if (successor == null || successor.tagName != focused.tagName) return
       successor.focus({preventScroll: true})
       if (selection[0] == null) return // not a text
@@ -279,7 +299,8 @@
         position: "sticky", bottom: "8px", zIndex: "10", width: "fit-content", margin: "8px auto 0", padding: "4px 12px",
         borderRadius: "4px", font: "14px/20px system-ui, sans-serif", color: "#fff", background: "#333c",
       })
-      this.element.append(this.status)
+      const place = this.element.tagName == "SCRIPT" ? document.body : this.element
+      place.append(this.status)
     }
   }
 

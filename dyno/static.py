@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import os
@@ -71,6 +72,13 @@ def bundles(*objects: Model | Document) -> list[str]:
 
     urls = bundle_for_objs_and_resources(objects or None, Resources(mode="server", root_url="/")).js_files
     return [str(url).removeprefix("/static/") for url in urls]
+
+
+@functools.cache
+def version(name: str) -> str:
+    """Return the version that the Bokeh server itself gives a file in its URLs: its sha512."""
+    path = PAGE_SCRIPT if name == "dyno.js" else source() / name
+    return hashlib.sha512(path.read_bytes()).hexdigest()
 
 
 def link(run_dir: Path) -> None:

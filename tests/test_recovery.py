@@ -93,9 +93,9 @@ ENTER = """(steps) => {
 SEEN = "() => Bokeh.documents[0].get_model_by_name('seen').text"
 
 
-def open_page(page: Page, one: Dyno, apps: str = "counter", slider: int = 4) -> None:
+def open_page(page: Page, one: Dyno, apps: str = "counter", slider: int = 4, below: str = "/with/") -> None:
     """Open a page with apps of the test's site, and move the first slider to `slider`."""
-    page.goto(f"http://127.0.0.1:{one.port}/with/{apps}")
+    page.goto(f"http://127.0.0.1:{one.port}{below}{apps}")
     assert_plots_are_drawn(page, apps.count("+") + 1)
     before = source_values(page)
     turn_slider(page, slider - 1)
@@ -140,8 +140,9 @@ def successor(one: Dyno, dyno: MakeDyno, **env: str) -> Dyno:
     return dyno(one.folder, {**one.env, **env})
 
 
-def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page):
-    open_page(page, one)
+@pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
+def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page, below: str):
+    open_page(page, one, below=below)
     for worker in one.bokeh_workers():
         worker.kill()
     before = runs(one)
