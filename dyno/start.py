@@ -209,13 +209,18 @@ class Dyno:
             if left <= 0:
                 names = ", ".join(name for name, _, _ in probes)
                 error = f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)"
-                raise StartError(error + (f": bokeh_app/{self._tried()}/main.py still runs" if self._tried() else ""))
-            if self._inbox.wait(0.02) & {signal.SIGTERM, signal.SIGINT}:
+                error += f": bokeh_app/{self._tried()}/main.py still runs" if self._tried() else ""
+                self._signal_all(signal.SIGKILL, self._below())  # the platform's patience ends 5 s later
+                raise StartError(error)
+            signals = self._inbox.wait(0.02)
+            if signals & {signal.SIGTERM, signal.SIGINT}:
                 # nobody is served yet, and Python interrupted in an import prints a traceback
                 self._signal_all(signal.SIGKILL, self._below())
                 return 0
             if ended := self._reap():
                 return self._report(*ended)
+            if signal.SIGHUP in signals:
+                self._reload()
             if gone := self._gone():
                 return self._report_gone(gone)
             probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
@@ -280,8 +285,9 @@ class Dyno:
         except nginx.NginxError as error:
             say(f"error: {error}; nginx goes on with the configuration it has")
             return
-        os.kill(self._pid("nginx"), signal.SIGHUP)
-        say("nginx reloads its configuration")
+        if pid := self._pid("nginx"):
+            os.kill(pid, signal.SIGHUP)
+        say("nginx reloads its configuration" if pid else "nginx will start with the new configuration")
 
     def _stop(self) -> None:
         """End everything below this process: nginx when it has answered what is in flight, then the backends."""

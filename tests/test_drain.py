@@ -141,11 +141,16 @@ def test_a_reload_of_a_broken_template_changes_nothing_and_says_why(
     assert one.get("/echo").status == 200
 
 
-def test_a_reload_takes_the_new_routing(project: Path, dyno: Callable[..., Dyno]):
-    one = dyno(project).start()
+@pytest.mark.parametrize("when", ["during the boot", "later"])
+def test_a_reload_takes_the_new_routing(project: Path, dyno: Callable[..., Dyno], when: str):
+    one = dyno(project).launch()
+    if when == "later":
+        one.wait_until_it_answers()
+    one.wait_for_log("starting honcho")  # the template has been rendered by then
     template = project / "config" / "nginx.conf.erb"
     template.write_text(
         template.read_text().replace("location / {", 'location = /new { return 200 "new\\n"; } location / {')
     )
     os.kill(one.process.pid, signal.SIGHUP)
+    one.wait_until_it_answers()
     wait_for("the new route", lambda: one.get("/new").text == "new\n")
