@@ -186,7 +186,7 @@ SETTINGS = {
             "NGINX_ERROR_LOG_PATH",
             "stderr",
             "a path without spaces, or `stderr`",
-            "Where nginx logs what went wrong.",
+            "Where nginx logs what went wrong; in a file it names whole addresses, with what follows the `?`.",
             _match(r"[^\s\"';{}$\\]+"),
         ),
         Setting(
