@@ -208,7 +208,6 @@ class Dyno:
             left = end - time.monotonic()
             if left <= 0:
                 names = ", ".join(name for name, _, _ in probes)
-                self._signal_all(signal.SIGKILL, self._below())  # they had their time
                 error = f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)"
                 error += f": bokeh_app/{self._tried()}/main.py still runs" if self._tried() else ""
                 self._signal_all(signal.SIGKILL, self._below())  # the platform's patience ends 5 s later
