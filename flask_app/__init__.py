@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 
 from flask import Flask
 
@@ -28,6 +29,8 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         SESSION_COOKIE_SECURE=os.environ.get("FORCE_HTTPS") == "1",
         # the apps' own pages: "flask" has them refused, so no page links to them
         BOKEH_SESSIONS=os.environ.get("BOKEH_SESSIONS") or "open",
+        # static files: pages.add_version puts their version into their address
+        SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),
         # bytes; 10,000 numbers of the plot page's form fit, with all their digits
         MAX_CONTENT_LENGTH=1_000_000,
         MAX_FORM_MEMORY_SIZE=1_000_000,

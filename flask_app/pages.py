@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import re
 from pathlib import Path
 
 from bokeh.embed import components
 from bokeh.plotting import figure
-from flask import Flask, abort, current_app, render_template, request
+from flask import Flask, abort, current_app, render_template, request, send_from_directory
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from flask_app import login
 
+ICON = "favicon.svg"
+DAY = 86400  # seconds
 MAX_NUMBERS = 10_000
 MAX_ARGUMENTS = 20  # arguments of a page that are passed on to its app ...
 MAX_ARGUMENT = 200  # ... and the characters in each
@@ -38,7 +41,8 @@ def init_app(app: Flask) -> None:
     app.add_url_rule("/apps/<name>", "app_page", app_page)
     app.add_url_rule("/plot", "plot", plot, methods=["GET", "POST"])
     # browsers ask for it on the apps' own pages, which name no icon
-    app.add_url_rule("/favicon.ico", "favicon", lambda: app.send_static_file("favicon.svg"))
+    app.add_url_rule("/favicon.ico", "favicon", lambda: send_from_directory(app.static_folder, ICON, max_age=DAY))
+    app.url_defaults(add_version)
     app.register_error_handler(HTTPException, error_page)
     app.add_template_filter(title)
 
@@ -78,6 +82,18 @@ def error_page(error: HTTPException) -> ResponseReturnValue:
     response.data = render_template("error.html", code=error.code, name=error.name, text=text)
     response.content_type = "text/html; charset=utf-8"
     return response
+
+
+def add_version(endpoint: str, values: dict[str, object]) -> None:
+    """Give the address of a static file its version: browsers may keep it for a year, and never show an old one."""
+    if endpoint == "static" and (version := digest(Path(current_app.static_folder, values["filename"]))):
+        values["v"] = version
+
+
+@functools.cache
+def digest(path: Path) -> str:
+    """Return a few letters that change with the file, nothing when there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def title(name: str) -> str:
