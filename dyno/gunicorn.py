@@ -3,14 +3,17 @@
 The names are gunicorn's own: https://docs.gunicorn.org/en/stable/settings.html
 """
 
+import contextlib
 import gc
 import mmap
 import os
 import signal
 import threading
 
+import flask
 import gunicorn.errors
 import gunicorn.glogging
+import jinja2
 
 from dyno import buildpack, health, settings
 from dyno.log import Discreet, print_whole_lines
@@ -61,7 +64,14 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Keep what the import made shared between the workers: the collector would write to every page of it."""
+    """Compile the site's templates, or its first visitors would wait for it; have the workers share what is there.
+
+    The garbage collector would write to every page of memory that was made before the fork.
+    """
+    if isinstance(site := server.app.wsgi(), flask.Flask):
+        for name in site.jinja_env.list_templates():
+            with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
+                site.jinja_env.get_template(name)
     gc.collect()
     gc.freeze()
     gc.enable()
