@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -38,6 +38,7 @@ if __name__ == "__main__":
 # cores, and they do not survive the fork. Set the variable yourself to have them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import bokeh.embed.bundle
 import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.directory import DirectoryHandler
@@ -46,6 +47,7 @@ from bokeh.command.subcommands.serve import Serve
 from bokeh.server.auth_provider import AuthProvider
 from bokeh.server.contexts import ApplicationContext
 from bokeh.server.server import Server
+from bokeh.server.views.static_handler import StaticHandler
 from bokeh.util.token import get_session_id
 from jinja2 import Template
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
@@ -57,6 +59,16 @@ from dyno import apps, buildpack, health, settings, static, tokens
 from dyno.log import Discreet, print_whole_lines
 from dyno.signals import Inbox, outlived
 
+# The scripts of an app's own page. Bokeh hands the hashes of its CDN's files to its template, which leaves them out (3.9).
+SCRIPTS = Template("""
+{%- for file in js_files %}
+<script src="{{ file }}"
+  {%- if file | string in hashes %} integrity="sha384-{{ hashes[file | string] }}" crossorigin="anonymous"{% endif %}></script>
+{%- endfor %}
+{%- for js in js_raw %}
+<script>{{ js }}</script>
+{%- endfor %}
+""")
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
 
 
@@ -182,23 +194,28 @@ class _PageScript(Handler):
         doc.template = self.TEMPLATE
 
 
-def load(run_dir: Path, prefix: str) -> tuple[dict[str, Application], dict[str, list[str]]]:
+def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str, list[dict[str, str]]]]:
     """Make every app and run it once: the workers share its imports, and the first visitor waits for none.
 
-    Returns the applications by their path, and by app name the BokehJS bundles that each document needs. Raises
-    BokehError, naming the file and the line, when an app cannot run. Meanwhile RUN_DIR/trying holds the app's name, for
-    the start script to tell which one never ends, or ends the process.
+    Returns the applications by their path, and by app name the scripts that its document needs (by "": all of BokehJS).
+    Raises BokehError, naming the file and the line, when an app cannot run. Meanwhile RUN_DIR/trying holds the app's
+    name, for the start script to tell which one never ends, or ends the process. With BOKEH_WARM=0 none is run.
     """
-    applications, bundles = {}, {}
-    trying = run_dir / "trying"
+    if values["BOKEH_RESOURCES"] == "cdn":
+        bokeh.embed.bundle.JS_RESOURCES = SCRIPTS
+    applications, scripts = {}, {"": static.scripts(values)}
+    for path in (static.source() / "js").glob("*.min.js"):
+        StaticHandler.append_version(f"js/{path.name}")  # Bokeh hashes each once; before the fork, it is done for all
+    prefix, trying = values["BOKEH_PREFIX"], Path(str(values["RUN_DIR"]), "trying")
     for name, folder in zip(apps.names(), apps.folders(), strict=True):
         trying.write_text(name)
         try:
-            script = _PageScript(f"{prefix}/{name}", f"{prefix}/static/dyno.js?v={static.version('dyno.js')}")
+            script = _PageScript(f"{prefix}/{name}", f"{prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}")
             applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)), script)
-            if any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py")):
-                continue  # on_server_loaded comes first, and what it starts (threads) does not survive the fork
-            bundles[name] = asyncio.run(_try(application, name))
+            # with hooks, on_server_loaded would come first, and what it starts (threads) does not survive the fork
+            has_hooks = any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py"))
+            if values["BOKEH_WARM"] and not has_hooks:
+                scripts[name] = asyncio.run(_try(application, name, values))
         except (Exception, SystemExit) as error:  # a file in another encoding, say
             raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(None, traceback.format_exc())}") from error
         finally:
@@ -206,10 +223,10 @@ def load(run_dir: Path, prefix: str) -> tuple[dict[str, Application], dict[str, 
         for handler in application.handlers:
             if handler.failed:
                 raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(handler.error, handler.error_detail)}")
-    return applications, bundles
+    return applications, scripts
 
 
-async def _try(application: Application, name: str) -> list[str]:
+async def _try(application: Application, name: str, values: Mapping[str, object]) -> list[dict[str, str]]:
     context = ApplicationContext(application, io_loop=IOLoop.current(), url=f"/{name}")
     application.on_server_loaded(context.server_context)
     token = tokens.mint(60)
@@ -217,9 +234,10 @@ async def _try(application: Application, name: str) -> list[str]:
     headers = HTTPHeaders({"Host": "localhost"})
     request = HTTPServerRequest(start_line=start_line, headers=headers, connection=_NoConnection())
     session = await context.create_session_if_needed(get_session_id(token), request, token)
-    bundles = static.bundles(session.document)
+    scripts = static.scripts(values, session.document)
+    session.document.to_json()
     session.destroy()
-    return bundles
+    return scripts
 
 
 class _NoConnection:
@@ -384,8 +402,8 @@ def main(arguments: list[str]) -> int:
         run_dir.mkdir(parents=True, exist_ok=True)
         static.link(run_dir)
         (run_dir / "bokeh.pid").write_text(str(os.getpid()))
-        applications, bundles = load(run_dir, str(values["BOKEH_PREFIX"]))
-        (run_dir / "bundles.json").write_text(json.dumps(bundles))
+        applications, scripts = load(values)
+        (run_dir / "scripts.json").write_text(json.dumps(scripts))
         gc.collect()
         gc.freeze()  # what the workers share stays shared: the collector would write to every page
         gc.enable()

@@ -28,7 +28,7 @@ def stand_in() -> None:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
     run_dir = Path(str(values["RUN_DIR"]))
     run_dir.mkdir(parents=True, exist_ok=True)
-    os.environ.update(settings.complete())
+    settings.complete()
     if not values["BOKEH_SECRET_KEY"]:
         os.environ["BOKEH_SECRET_KEY"] = _shared_key(run_dir / "key")
 

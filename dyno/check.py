@@ -15,7 +15,8 @@ def main() -> int:
         os.chdir(settings.ROOT)
         run_dir = Path(str(settings.read()["RUN_DIR"]))
         # names elsewhere need not be known where this runs, and nginx -t would ask for them
-        os.environ.update(settings.complete() | {"BOKEH_UPSTREAM": ""})
+        settings.complete()
+        os.environ["BOKEH_UPSTREAM"] = ""
         apps.check()
         run_dir.mkdir(parents=True, exist_ok=True)
         _check_routing(run_dir / "nginx.check")

@@ -6,7 +6,9 @@ bokeh_apps.init_app(app)        then, in a template:  {{ bokeh_app("sliders") }}
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-BUNDLES = [f"js/bokeh{part}.min.js" for part in ("", "-gl", "-widgets", "-tables", "-mathjax")]
 MAX_LOCATION = 8192  # bytes; nginx takes 16 kB of response headers (proxy_buffer_size), and answers 502 to more
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
@@ -43,7 +44,7 @@ class BokehApps:
         """
         self._settings = settings.read()
         self._prefix = self._settings["BOKEH_PREFIX"]
-        self._bundles_file = Path(self._settings["RUN_DIR"], "bundles.json")
+        self._scripts_file = Path(self._settings["RUN_DIR"], "scripts.json")
         app.extensions["bokeh_apps"] = self
         app.jinja_env.globals.update(
             bokeh_app=self.embed, bokeh_scripts=self.scripts, bokeh_url=self.url, bokeh_app_names=self.names
@@ -87,10 +88,12 @@ class BokehApps:
             raise LookupError(f"bokeh_app/ has no app {name!r}")
         arguments = {key: [value] for key, value in (arguments or {}).items()}
         token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, renews=self._renews(name))
-        needed = self._bundles(name)
-        later = " ".join(self._url(file) for file in BUNDLES if file not in needed)
+        needed, later = self._scripts(name)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
-            self._tags([*needed, "dyno.js"]), self.url(name), token, later
+            self._tags([{"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}, *needed]),
+            self.url(name),
+            token,
+            json.dumps(later),
         )
 
     @staticmethod
@@ -107,26 +110,34 @@ class BokehApps:
             return response
         return current_app.make_response(current_app.handle_http_exception(RequestURITooLarge()))
 
-    def _bundles(self, name: str) -> list[str]:
-        """Return the BokehJS bundles that app `name` needs, as found when it was tried at boot; all when it was not."""
+    def _scripts(self, name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+        """Return the scripts that app `name` needs, as found when it was run at boot, and the rest of BokehJS.
+
+        For an app that was not, those that most apps need: dyno/page.js loads of the rest what proves to be missing.
+        """
         try:
-            return json.loads(self._bundles_file.read_text()).get(name, BUNDLES)
+            found = json.loads(self._scripts_file.read_text())
         except OSError:  # the Bokeh server is elsewhere
-            return BUNDLES
+            found = {"": self._all_scripts}
+        usual = [tag for tag in found[""] if not re.search(r"/bokeh-(gl|tables|mathjax)\b", tag["src"])]
+        needed = found.get(name, usual)
+        return needed, [tag for tag in found[""] if tag not in needed]
+
+    @functools.cached_property
+    def _all_scripts(self) -> list[dict[str, str]]:
+        return static.scripts(self._settings)
 
     def scripts(self, *models: Model) -> Markup:
         """Return the script tags of the BokehJS bundles that `models` need (of all when none is given)."""
-        return self._tags(static.bundles(*models))
+        return self._tags(static.scripts(self._settings, *models))
 
-    def _tags(self, names: list[str]) -> Markup:
-        """Return the script tags for files below /static/, each once per page, however many apps are on it."""
-        seen = g.setdefault("bokeh_scripts", set())
-        fresh = [name for name in names if name not in seen]
-        seen.update(fresh)
-        return Markup("").join(Markup('<script defer src="{}"></script>\n').format(self._url(name)) for name in fresh)
-
-    def _url(self, file: str) -> str:
-        return f"{self._prefix}/static/{file}?v={static.version(file)}"
+    @staticmethod
+    def _tags(scripts: list[dict[str, str]]) -> Markup:
+        """Return the tags of scripts, given their attributes, each once per page, however many apps are on it."""
+        seen = g.setdefault("bokeh_scripts", [])
+        fresh = [script for script in scripts if script not in seen]
+        seen += fresh
+        return Markup("").join(Markup("<script defer{}></script>\n").format(_attributes(script)) for script in fresh)
 
     def _renews(self, name: str) -> str:
         """Return the token that dyno/page.js holds for this very app on the page, when it asks for the page again."""
@@ -186,3 +197,7 @@ def _read_rest(environ) -> None:
     if environ.get("wsgi.input_terminated"):  # it says where it ends, as gunicorn's does
         while environ["wsgi.input"].read(65536):
             pass
+
+
+def _attributes(script: Mapping[str, str]) -> Markup:
+    return Markup("").join(Markup(' {}="{}"').format(name, value) for name, value in script.items())

@@ -1,6 +1,9 @@
 // Shows the Bokeh apps of a page, and brings each back when its connection is lost: another worker, another dyno, another
 // version of the site. For BokehJS 3.9 and only through what it makes public: embed.add_document_from_session, documents,
-// Document.config, .on_event("connection_lost"), .on_change, .views_manager, Model.setv.
+// Document.config, .on_event("connection_lost"), .on_change, .views_manager, Model.setv, Models.get, index.
+//
+// BokehJS gets its WebSockets from here (dial, below), so that the session can be there before BokehJS is, and no message
+// arrives before the bundle that it needs.
 //
 // BokehJS reconnects by itself, but gives up after 30 s, and cannot read the document of a session that was made anew
 // when it holds arrays ("buffer for id=… not found"): its client/connection.js passes no buffers to replace_with_json.
@@ -16,7 +19,6 @@
   // ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
   // then after something that it said; and how long that is waited for when it is never silent
   const FIRST = 800, SETTLE = 300, LONGEST = 1500
-  const LATER = 2000 // ms after the apps are alive, until the bundles are loaded that none of them needed so far
   const PASSES = 3 // of entering the values: some widgets, or their options, only come when others have theirs
   // what a visitor enters, in any widget; value_throttled and value_input are what some apps listen to instead of value;
   // the last two are a table's: of its Selection and, when it is editable, of its source
@@ -39,6 +41,77 @@
     doc.on_change(listen)
     while (Date.now() < Math.min(silent, began + LONGEST)) await sleep(20)
     doc.remove_on_change(listen)
+  }
+
+  // The bundles that the apps did not need when the site started, attributes of their script tags by address
+  const later = new Map()
+
+  // Those of them that a message needs. An app may add a table or a formula at any time, or show other things to others.
+  const needed_for = (message) => {
+    if (later.size == 0 || typeof message != "string") return []
+    const models = [...message.matchAll(/"type":\s*"object",\s*"name":\s*"([^"]+)"/g)].map((match) => match[1])
+    const unknown = models.some((name) => Bokeh.Models.get(name) == null)
+    return [...later.values()].filter(({src}) => {
+      if (src.includes("/bokeh-gl")) return message.includes('"webgl"')
+      if (src.includes("/bokeh-mathjax")) return /\$\$|\\\\[([]|"(TeX|MathML|Ascii)/.test(message)
+      return unknown
+    })
+  }
+
+  // Load scripts, in their order; resolves when all are there, or failed
+  const loading = new Map()
+  const load = async (scripts) => {
+    for (const attributes of scripts) {
+      if (loading.has(attributes.src)) continue // for another app
+      const script = document.createElement("script")
+      script.async = false
+      for (const [name, value] of Object.entries(attributes)) script.setAttribute(name, value)
+      loading.set(attributes.src, new Promise((done) => script.onload = script.onerror = done))
+      document.head.append(script)
+    }
+    for (const {src} of scripts) {
+      await loading.get(src)
+      later.delete(src)
+    }
+    // BokehJS looks for MathJax once, when it makes the first widget
+    const math = Bokeh.index.query_one((view) => view.provider != null)?.provider
+    if (math?.status == "failed") await math.fetch()
+  }
+
+  // Open a session's WebSocket. Its events wait for release(), when somebody listens, and then, if one needs a bundle
+  // that is not there, for that.
+  const dial = (url, token) => {
+    const socket = new WebSocket(url, ["bokeh", token])
+    socket.binaryType = "arraybuffer"
+    let waiting = []
+    const release = () => {
+      const events = waiting
+      waiting = null
+      for (const event of events) socket.dispatchEvent(new event.constructor(event.type, event))
+    }
+    const take = (event) => {
+      if (waiting == null) {
+        const scripts = needed_for(event.data)
+        if (scripts.length == 0) return
+        waiting = []
+        void load(scripts).then(release)
+      }
+      event.stopImmediatePropagation()
+      waiting.push(event)
+    }
+    for (const type of ["open", "message", "error", "close"]) socket.addEventListener(type, take)
+    return {socket, release}
+  }
+
+  // Call BokehJS, which makes a WebSocket at once, with `socket` for that; return its promise.
+  const handing_over = (socket, call) => {
+    const native = window.WebSocket
+    window.WebSocket = new Proxy(native, {construct: () => socket})
+    try {
+      return call()
+    } finally {
+      window.WebSocket = native
+    }
   }
 
   // The visitor's widgets of a document: Map from a key that outlives a deploy (what it is called, and which of those)
@@ -115,7 +188,14 @@
       this.token = element.dataset.bokehToken
       this.attempt = 0
       this.before = null // what the widgets held when the page was opened: what differs is the visitor's
-      this.opened = this.open()
+      // while the browser still reads BokehJS, the server runs the app; on an app's own page Bokeh's script opens it
+      this.dialed = element.tagName == "SCRIPT" ? null : this.dial()
+    }
+
+    dial() {
+      const scheme = location.protocol == "https:" ? "wss:" : "ws:"
+      this.url = `${scheme}//${location.host}${this.path}/ws`
+      return dial(this.url, this.token)
     }
 
     // Where this app is on a page: once, or as often as it is shown there
@@ -150,12 +230,15 @@
         return fresh
       }) ?? [this.element.appendChild(document.createElement("div"))]
       try {
-        const scheme = location.protocol == "https:" ? "wss:" : "ws:"
+        const {add_document_from_session} = Bokeh.embed
+        const {socket, release} = this.dialed ?? this.dial()
+        this.dialed = null
         // BokehJS keeps one connection for each URL and session: a number makes it open another
-        const number = this.attempt++ == 0 ? "" : `?attempt=${this.attempt}`
-        const url = `${scheme}//${location.host}${this.path}/ws${number}`
+        const url = `${this.url}?attempt=${++this.attempt}`
         const one_each = places.length > 1 ? places : []
-        const views = await Bokeh.embed.add_document_from_session(url, this.token, places[0], one_each)
+        const opened = handing_over(socket, () => add_document_from_session(url, this.token, places[0], one_each))
+        release()
+        const views = await opened
         return this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places)
       } catch (error) {
         places.forEach((place) => place.remove())
@@ -304,25 +387,18 @@
     }
   }
 
-  // The bundles that the documents did not need when the site started: an app may add a table or a formula any time.
-  const load_later = () => {
-    const urls = [...document.querySelectorAll("[data-bokeh-later]")].flatMap((el) => el.dataset.bokehLater.split(" "))
-    for (const url of new Set(urls)) {
-      if (url == "" || document.querySelector(`script[src="${url}"]`) != null) continue
-      const script = document.createElement("script")
-      Object.assign(script, {src: url, async: false, fetchPriority: "low"})
-      document.head.append(script)
+  const apps = [...document.querySelectorAll("[data-bokeh-token]")].map((element) => new App(element))
+  const present = new Set([...document.scripts].map((script) => script.getAttribute("src")))
+  for (const {element} of apps) {
+    for (const script of JSON.parse(element.dataset.bokehLater ?? "[]")) {
+      if (!present.has(script.src)) later.set(script.src, script)
     }
   }
-
-  const start = async () => {
-    const apps = [...document.querySelectorAll("[data-bokeh-token]")].map((element) => new App(element))
-    await Promise.all(apps.map((app) => app.opened))
-    setTimeout(load_later, LATER)
-  }
-  if (document.readyState == "loading") {
-    document.addEventListener("DOMContentLoaded", start)
-  } else {
-    start()
-  }
+  // BokehJS comes after this script: it is there once the page is
+  const loaded = new Promise((done) => {
+    if (document.readyState == "complete") done()
+    document.addEventListener("DOMContentLoaded", done)
+    addEventListener("load", done)
+  })
+  void loaded.then(() => apps.forEach((app) => void app.open()))
 })()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,6 +148,13 @@ SETTINGS = {
             _whole(1, 3600),
         ),
         Setting(
+            "BOKEH_WARM",
+            "1",
+            "0 or 1",
+            "1 runs each app once before the port opens: no visitor waits for imports, an app that fails ends the boot.",
+            _switch,
+        ),
+        Setting(
             "BOKEH_HANG_TIMEOUT",
             "60",
             "seconds, 0 to 86400",
@@ -202,6 +209,13 @@ SETTINGS = {
             "open or flask",
             "`flask`: only sessions from a page of the site; the apps' own pages and autoload.js are refused (403).",
             _match("open|flask"),
+        ),
+        Setting(
+            "BOKEH_RESOURCES",
+            "",  # `server` would be what file_html() of the site's own takes, too
+            "server or cdn",
+            "`cdn`: pages load BokehJS from Bokeh's CDN, with integrity hashes, not from here (the name is Bokeh's).",
+            _match("(server|cdn)?"),
         ),
         Setting(
             "BOKEH_SECRET_KEY",
@@ -270,9 +284,11 @@ def _contradictions(values: dict[str, object]) -> list[str]:
     return wrong
 
 
-def complete(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return every config var as text, defaults filled in: what the children of the start script find."""
-    return {name: environ.get(name, "") or setting.default for name, setting in SETTINGS.items()}
+def complete(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Fill the defaults in, for the children of the start script; drop what is empty, which Bokeh takes for a value."""
+    for name, setting in SETTINGS.items():
+        if text := environ.pop(name, "") or setting.default:
+            environ[name] = text
 
 
 def table() -> str:

@@ -105,7 +105,7 @@ class Dyno:
         """Run until something stops; return the exit code. Raises StartError and the like before anything is left."""
         self._began = time.monotonic()
         self._settings = settings.read()
-        os.environ.update(settings.complete())
+        settings.complete()
         self._nginx = nginx.find()
         os.environ["NGINX_VERSION"] = nginx.version(self._nginx)
         apps.check()

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CACHE = ROOT / ".static"
 PAGE_SCRIPT = Path(__file__).parent / "page.js"
+PAGE_SCRIPT_NAME = "dyno.js"  # among the files
 
 
 def source() -> Path:
@@ -50,9 +52,9 @@ def prepare(cache: Path = CACHE) -> Path:
             (fresh / path.name).symlink_to(path)
     for path in (source() / "js").iterdir():
         (fresh / "js" / path.name).symlink_to(path)
-    shutil.copyfile(PAGE_SCRIPT, fresh / "dyno.js")
+    shutil.copyfile(PAGE_SCRIPT, fresh / PAGE_SCRIPT_NAME)
     for path in [*files, PAGE_SCRIPT]:
-        target = fresh / "dyno.js.gz" if path == PAGE_SCRIPT else fresh / "js" / f"{path.name}.gz"
+        target = fresh / f"{PAGE_SCRIPT_NAME}.gz" if path == PAGE_SCRIPT else fresh / "js" / f"{path.name}.gz"
         target.write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
     try:
         fresh.rename(folder)
@@ -64,21 +66,32 @@ def prepare(cache: Path = CACHE) -> Path:
     return folder
 
 
-def bundles(*objects: Model | Document) -> list[str]:
-    """Return the files of the BokehJS bundles that `objects` need (of all when none is given), below /static/."""
+def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[dict[str, str]]:
+    """Return the attributes of the script tags that `objects` need, of all of BokehJS when none is given.
+
+    values are the settings. The files are ours, or with BOKEH_RESOURCES=cdn those of Bokeh's CDN, with their hashes.
+    """
     # imported here: a site without static plots saves 40 MB and most of a second at boot
     from bokeh.embed.bundle import bundle_for_objs_and_resources
     from bokeh.resources import Resources
 
-    urls = bundle_for_objs_and_resources(objects or None, Resources(mode="server", root_url="/")).js_files
-    return [str(url).removeprefix("/static/") for url in urls]
+    if values["BOKEH_RESOURCES"] == "cdn":
+        resources = Resources(mode="cdn")
+    else:
+        resources = Resources(mode="server", root_url=f"{values['BOKEH_PREFIX']}/", path_versioner=versioned)
+    bundle = bundle_for_objs_and_resources(objects or None, resources)
+    tags = [{"src": str(url)} for url in bundle.js_files]
+    for tag in tags:
+        if digest := bundle.hashes.get(tag["src"]):
+            tag.update(integrity=f"sha384-{digest}", crossorigin="anonymous")
+    return tags
 
 
 @functools.cache
-def version(name: str) -> str:
-    """Return the version that the Bokeh server itself gives a file in its URLs: its sha512."""
-    path = PAGE_SCRIPT if name == "dyno.js" else source() / name
-    return hashlib.sha512(path.read_bytes()).hexdigest()
+def versioned(name: str) -> str:
+    """Return the name of a file below /static/ with the version that the Bokeh server itself gives it: its sha512."""
+    path = PAGE_SCRIPT if name == PAGE_SCRIPT_NAME else source() / name
+    return f"{name}?v={hashlib.sha512(path.read_bytes()).hexdigest()}"
 
 
 def link(run_dir: Path) -> None:

@@ -12,7 +12,13 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{{ title }}</title><link rel="icon" href="data:,"></head>
-<body><h1>{{ title }}</h1>{% for name in names %}{{ bokeh_app(name) }}{% endfor %}</body>
+<body><h1>{{ title }}</h1>{% for name in names %}{{ bokeh_app(name, arguments=request.args) }}{% endfor %}</body>
+</html>
+"""
+DRAWN = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>drawn</title><link rel="icon" href="data:,">{{ bokeh_scripts(plot) }}</head>
+<body>{{ div | safe }}{{ script | safe }}</body>
 </html>
 """
 
@@ -40,6 +46,16 @@ def create_app():
     @app.route("/with/<names>")
     def with_apps(names):
         return render_template_string(PAGE, title=names, names=names.split("+"))
+
+    @app.route("/drawn")
+    def drawn():
+        from bokeh.embed import components
+        from bokeh.plotting import figure
+
+        plot = figure(height=200)
+        plot.line([1, 2, 3], [3, 1, 2])
+        script, div = components(plot)
+        return render_template_string(DRAWN, plot=plot, script=script, div=div)
 
     @app.route("/absolute")
     def absolute():

@@ -1,0 +1,199 @@
+"""BokehJS on a page: only what its apps need, in time, from here or from Bokeh's CDN; and the run before the port opens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import bokeh
+import bokeh.util.paths
+import pytest
+from browsing import assert_plots_are_drawn, source_values, turn_slider
+from dyno_under_test import ROOT, Dyno
+
+MakeDyno = Callable[..., Dyno]
+JS = bokeh.util.paths.static_path() / "js"
+CDN = "https://cdn.bokeh.org/bokeh/release/"
+ALL = ["bokeh", "bokeh-gl", "bokeh-widgets", "bokeh-tables", "bokeh-mathjax"]
+
+
+def scripts(html: str) -> list[dict[str, str]]:
+    """Return the attributes of the script tags of BokehJS in a page."""
+    tags = re.findall(r"<script\b([^>]*\bsrc=[^>]*)>", html)
+    found = [dict(re.findall(r'([a-z]+)="([^"]*)"', tag)) for tag in tags]
+    return [attributes for attributes in found if "/bokeh" in attributes["src"]]
+
+
+def names(urls: list[str]) -> list[str]:
+    """Return the names of the scripts of BokehJS among `urls`: bokeh, bokeh-widgets, …"""
+    found = [re.search(r"/(bokeh(-[a-z]+)?)(-[\d.]+)?\.min\.js", url) for url in urls]
+    return [match.group(1) for match in found if match]
+
+
+@pytest.fixture
+def asked(page) -> list[str]:
+    """The addresses that the page has asked for so far."""
+    urls: list[str] = []
+    page.on("request", lambda request: request.url.startswith("data:") or urls.append(request.url))
+    return urls
+
+
+def address(one: Dyno, path: str) -> str:
+    """Return the address of a path of a dyno."""
+    return f"http://127.0.0.1:{one.port}{path}"
+
+
+# --- which, and when --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/with/plain.one", ["bokeh"]),
+        ("/with/counter", ["bokeh", "bokeh-widgets"]),
+        ("/with/plain.one+counter", ["bokeh", "bokeh-widgets"]),
+        ("/drawn", ["bokeh"]),
+        ("/bkapp/counter", ALL),
+    ],
+)
+def test_a_page_loads_what_it_needs(site: Dyno, path: str, expected: list[str]) -> None:
+    assert names([script["src"] for script in scripts(site.get(path).text)]) == expected
+
+
+def test_nothing_is_asked_for_between_the_page_and_the_websocket_but_its_scripts(site: Dyno, page, asked) -> None:
+    page.goto(address(site, "/with/counter"))
+    assert_plots_are_drawn(page, 1)
+    files = [re.sub(r".*:\d+|\?.*", "", url) for url in asked]
+    js = "/bkapp/static/js"
+    assert files == ["/with/counter", "/bkapp/static/dyno.js", f"{js}/bokeh.min.js", f"{js}/bokeh-widgets.min.js"]
+
+
+def test_the_session_is_there_before_bokehjs_is(site: Dyno, page) -> None:
+    runs = Path(site.env["TEST_COUNTER"])
+    before = len(runs.read_text().splitlines())
+    held = []  # BokehJS, until the session is there
+    page.route("**/bokeh.min.js?*", lambda route: held.append(route))
+    with page.expect_websocket() as websocket:
+        page.goto(address(site, "/with/counter"), wait_until="commit")
+    websocket.value.wait_for_event("framereceived")
+    assert len(runs.read_text().splitlines()) == before + 1
+    held[0].continue_()
+    assert_plots_are_drawn(page, 1)
+    values = source_values(page)
+    turn_slider(page)
+    source_values(page, different_from=values)
+    assert len(runs.read_text().splitlines()) == before + 1
+
+
+def test_what_an_app_adds_later_brings_the_script_that_it_needs(site: Dyno, page, asked) -> None:
+    page.goto(address(site, "/with/later"))
+    slider = page.locator(".noUi-handle")
+    slider.press("ArrowRight")
+    page.locator(".slick-row").first.wait_for()
+    assert names(asked) == ["bokeh", "bokeh-widgets", "bokeh-tables"]
+    slider.press("ArrowRight")
+    page.locator("mjx-container").wait_for()
+    assert names(asked)[3:] == ["bokeh-mathjax"]
+    slider.press("ArrowRight")
+    assert_plots_are_drawn(page, 1)
+    assert names(asked)[4:] == ["bokeh-gl"]
+
+
+def test_an_app_that_begins_otherwise_than_at_boot_has_what_it_needs(site: Dyno, page, asked) -> None:
+    page.goto(address(site, "/with/later?shown=3"))
+    assert_plots_are_drawn(page, 1)
+    page.locator(".slick-row").first.wait_for()
+    page.locator("mjx-container").wait_for()
+    assert sorted(names(asked)) == sorted(ALL)
+
+
+# --- from Bokeh's CDN -------------------------------------------------------------------------------------------------
+
+
+def test_with_bokeh_resources_cdn_every_page_loads_what_the_cdn_has_signed(
+    project: Path, dyno: MakeDyno, page, asked
+) -> None:
+    one = dyno(project, {"BOKEH_RESOURCES": "cdn"}).start()
+    for path, count in (("/with/counter", 2), ("/bkapp/counter", 5), ("/drawn", 1)):
+        found = scripts(one.get(path).text)
+        assert len(found) == count, path
+        for script in found:
+            assert script["src"].startswith(CDN), path
+            assert script["crossorigin"] == "anonymous"
+            digest = hashlib.sha384((JS / f"{names([script['src']])[0]}.min.js").read_bytes()).digest()
+            assert script["integrity"] == f"sha384-{base64.b64encode(digest).decode()}"
+
+    # no network in tests: the browser gets the same files from here, and checks them
+    page.route(
+        f"{CDN}**",
+        lambda route: route.fulfill(
+            path=JS / f"{names([route.request.url])[0]}.min.js",
+            content_type="text/javascript",
+            headers={"Access-Control-Allow-Origin": "*"},
+        ),
+    )
+    for path in ("/with/counter", "/bkapp/counter", "/drawn", "/with/later?shown=3"):
+        page.goto(address(one, path))
+        assert_plots_are_drawn(page, 1)
+    assert not [url for url in asked if "/static/js/" in url]
+
+
+# --- the run before the port opens ------------------------------------------------------------------------------------
+
+FAILS = "raise RuntimeError('not today')\n"
+
+
+def test_without_bokeh_warm_no_app_runs_before_it_is_asked_for(project: Path, dyno: MakeDyno, scratch: Path) -> None:
+    (project / "bokeh_app" / "fails").mkdir()
+    (project / "bokeh_app" / "fails" / "main.py").write_text(FAILS)
+    one = dyno(project, {"BOKEH_WARM": "0", "TEST_COUNTER": str(scratch / "runs")}).start()
+    assert not (scratch / "runs").exists()
+    assert names([script["src"] for script in scripts(one.get("/with/counter").text)]) == ["bokeh", "bokeh-widgets"]
+    status, websocket = one.handshake("/bkapp/counter/ws", one.token("/with/counter"))
+    with websocket:
+        assert status == 101
+        assert websocket.recv(100)
+    assert len((scratch / "runs").read_text().splitlines()) == 1
+
+
+def test_an_app_that_is_no_python_ends_the_boot_without_bokeh_warm_too(project: Path) -> None:
+    (project / "bokeh_app" / "counter" / "main.py").write_text("this is no Python\n")
+    env = {"BOKEH_WARM": "0"}
+    command = [sys.executable, "-m", "dyno.bokeh"]
+    result = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert re.match(r"error: bokeh_app/counter cannot run: .*\n$", result.stderr), result.stderr
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_of_bokeh_never_shows_old_files(scratch: Path) -> None:
+    js = scratch / "packages" / "bokeh" / "server" / "static" / "js"
+    js.mkdir(parents=True)
+    (scratch / "packages" / "bokeh" / "__init__.py").touch()
+    (scratch / "cache").mkdir()
+
+    def prepared() -> tuple[Path, str]:
+        program = (
+            "import pathlib, sys; from dyno import static;"
+            "print(static.prepare(pathlib.Path(sys.argv[1]))); print(static.versioned('js/bokeh.min.js'))"
+        )
+        command = [sys.executable, "-c", program, str(scratch / "cache")]
+        env = {"PYTHONPATH": str(scratch / "packages")}
+        folder, name = subprocess.check_output(command, cwd=ROOT, env=env, text=True).split()
+        return Path(folder), name
+
+    (js / "bokeh.min.js").write_text("one")
+    folder, name = prepared()
+    assert prepared() == (folder, name)
+    (js / "bokeh.min.js").write_text("two")
+    newer, newer_name = prepared()
+    assert newer != folder
+    assert newer_name != name
+    assert (newer / "js" / "bokeh.min.js").read_text() == "two"
