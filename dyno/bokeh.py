@@ -39,6 +39,7 @@ if __name__ == "__main__":
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import bokeh.embed.bundle
+import numpy.ma  # noqa: F401 (Bokeh imports it for the first array, which makes cycles that hold on to the app's module)
 import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.directory import DirectoryHandler

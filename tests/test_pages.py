@@ -165,6 +165,12 @@ def test_a_host_that_cannot_be_is_not_an_error_of_ours(example_site: Dyno, host:
     assert example_site.get("/", Host=host).status == 400
 
 
+def test_the_run_of_every_app_at_boot_leaves_no_word_in_the_log(example_site: Dyno) -> None:
+    boot = example_site.log().partition("ready after")[0]
+    assert "starting honcho" in boot
+    assert not re.findall(r"\b(?:WARNING|ERROR|Traceback|Exception)\b.*", boot)
+
+
 # --- what a visitor does ----------------------------------------------------------------------------------------------
 
 
