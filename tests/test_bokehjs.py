@@ -192,8 +192,8 @@ def test_an_upgrade_of_bokeh_never_shows_old_files(scratch: Path) -> None:
     (js / "bokeh.min.js").write_text("one")
     folder, name = prepared()
     assert prepared() == (folder, name)
-    (js / "bokeh.min.js").write_text("two")
+    (js / "bokeh.min.js").write_text("another")
     newer, newer_name = prepared()
     assert newer != folder
     assert newer_name != name
-    assert (newer / "js" / "bokeh.min.js").read_text() == "two"
+    assert (newer / "js" / "bokeh.min.js").read_text() == "another"
