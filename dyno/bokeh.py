@@ -71,6 +71,7 @@ SCRIPTS = Template("""
 {%- endfor %}
 """)
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
+OPENING_SECONDS = 1.0  # from the WebSocket to the document
 
 
 class BokehError(RuntimeError):
@@ -132,7 +133,7 @@ class Gate(AuthProvider):
 
     def __init__(self, inner: AuthProvider) -> None:
         self._inner = inner
-        self._websockets: weakref.WeakSet[WebSocketHandler] = weakref.WeakSet()
+        self._websockets: weakref.WeakKeyDictionary[WebSocketHandler, float] = weakref.WeakKeyDictionary()
         self._closing = False
         super().__init__()
 
@@ -151,7 +152,7 @@ class Gate(AuthProvider):
                 raise HTTPError(403, "no valid session token")
             if self._closing:
                 raise HTTPError(503, "stopping")
-            self._websockets.add(handler)
+            self._websockets[handler] = asyncio.get_running_loop().time()
         elif (token := handler.get_argument("bokeh-token", None)) is not None and not tokens.is_valid(token):
             raise HTTPError(403, "no valid session token")
         if self._inner.get_user_async:
@@ -161,8 +162,10 @@ class Gate(AuthProvider):
     def close_websockets(self) -> None:
         """Tell every open page that the service restarts (1012, RFC 6455's registry), and take no new ones."""
         self._closing = True
-        for handler in list(self._websockets):
-            handler.close(1012, "service restart")
+        loop = asyncio.get_running_loop()
+        for handler, opened in list(self._websockets.items()):
+            # a page that has just opened gets its document first: it has nothing to show yet
+            loop.call_at(opened + OPENING_SECONDS, handler.close, 1012, "service restart")
 
 
 class _Healthz(RequestHandler):
