@@ -1,0 +1,72 @@
+"""Several dynos of one source behind a router that sends every request to any of them: haproxy, config/haproxy.cfg."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from browsing import assert_plots_are_drawn, source_values, turn_slider
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, wait_for
+from playwright.sync_api import Page
+from test_drain import send_to_all
+from test_recovery import assert_whole, open_page, take_out_what_the_absence_caused
+from views import Views
+
+ENOUGH = 200  # views
+HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+
+
+def router(folder: Path, dynos: list[Dyno], new: Callable[..., Dyno]) -> Dyno:
+    """Make haproxy with the project's configuration, on ports of the test's own."""
+    port = free_port()
+    text = (ROOT / "config" / "haproxy.cfg").read_text().replace("bind :8080", f"bind 127.0.0.1:{port}")
+    for number, one in enumerate(dynos, 1):
+        text, found = re.subn(rf"(server web\.{number}) .*", rf"\1 127.0.0.1:{one.port}", text)
+        assert found == 1
+    folder.mkdir()
+    (folder / "haproxy.cfg").write_text(text)
+    return new(folder, {"PORT": str(port)}, [HAPROXY, "-db", "-f", "haproxy.cfg"])
+
+
+def test_pages_are_viewed_without_a_failure_while_each_dyno_is_replaced(
+    scratch: Path, dyno: Callable[..., Dyno], page: Page, record_property
+) -> None:
+    shared = {
+        "BOKEH_SECRET_KEY": secrets.token_hex(32),
+        "FORWARDED_ALLOW_IPS": "127.0.0.1",
+        "BOKEH_WORKERS": "1",
+        "TEST_COUNTER": str(scratch / "runs"),
+    }
+    dynos = [dyno(copy_project(scratch / f"web.{number}", OTHER_SITE), shared).launch() for number in (1, 2, 3)]
+    for one in dynos:
+        one.wait_until_it_answers()
+    site = router(scratch / "router", dynos, dyno).start()
+    assert site.get("/echo", X_Forwarded_For="6.6.6.6").json["remote_addr"] == "127.0.0.1"
+    open_page(page, site)
+    views = Views(site, ["/with/counter", "/bkapp/counter"], 4).start()
+    for number, one in enumerate(dynos, 1):
+        seen = views.count()
+        wait_for("views on all of them", lambda seen=seen: views.count() > seen + 20, 30)
+        send_to_all(one, signal.SIGTERM)
+        assert one.wait() == 0
+        site.wait_for_log(rf"web\.{number} is DOWN")
+        one.start()
+        site.wait_for_log(rf"web\.{number} is UP")
+    wait_for("enough views", lambda: views.count() > ENOUGH, 40)
+    outcomes = views.stop()
+    record_property("figure", f"{outcomes.get('seen', 0)} views, each dyno replaced once, others: {len(outcomes) - 1}")
+    assert list(outcomes) == ["seen"]
+    assert_whole(page)  # it has been on each of them, and has the value that its visitor has left
+    assert {line.split()[1] for line in Path(shared["TEST_COUNTER"]).read_text().splitlines()} >= {
+        str(worker.pid) for one in dynos for worker in one.bokeh_workers()
+    }
+    take_out_what_the_absence_caused(page)
+    page.goto(f"http://127.0.0.1:{site.port}/bkapp/counter")  # the page from one dyno, its WebSocket to another
+    assert_plots_are_drawn(page, 1)
+    before = source_values(page)
+    turn_slider(page, 3)
+    assert source_values(page, different_from=before) != before
