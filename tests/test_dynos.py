@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, wait_for
 from playwright.sync_api import Page
-from router import Views, router
+from router import Views, router, view
 from test_drain import send_to_all
 from test_recovery import assert_whole, open_page, take_out_what_the_absence_caused
 
@@ -56,3 +59,29 @@ def test_pages_are_viewed_without_a_failure_while_each_dyno_is_replaced(
     before = source_values(page)
     turn_slider(page, 3)
     assert source_values(page, different_from=before) != before
+
+
+def test_the_nginx_of_the_docs_is_a_router_too(site: Dyno, scratch: Path, dyno: Callable[..., Dyno]) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    block = re.search(r"<!-- nginx -->\n(.*?)<!-- /nginx -->", text, re.DOTALL)[1]
+    port = free_port()
+    block = block.replace("listen 80", f"listen 127.0.0.1:{port}")
+    block = block.replace("127.0.0.1:5001", f"127.0.0.1:{site.port}").replace("server 127.0.0.1:5002;", "")
+    user = "user root;" if os.getuid() == 0 else ""
+    temporary = "".join(f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (scratch / "nginx.conf").write_text(
+        f"{user} daemon off; pid nginx.pid; events {{}}\nhttp {{ access_log off; {temporary}\n{block}}}\n"
+    )
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    command = [nginx, "-p", str(scratch), "-c", "nginx.conf", "-e", "stderr"]
+    front = dyno(scratch, {"PORT": str(port)}, command).start()
+    echo = front.get("/echo", X_Forwarded_For="6.6.6.6", X_Forwarded_Proto="https").json
+    assert (echo["remote_addr"], echo["scheme"]) == ("127.0.0.1", "http")
+    assert echo["url_root"] == f"http://127.0.0.1:{port}/"
+    for page in ("/with/counter", "/bkapp/counter"):
+        view(front, page).close()
+    token = front.token("/with/counter")
+    for origin, expected in ((f"http://127.0.0.1:{port}", 101), ("http://stranger.example", 403)):
+        status, client = front.handshake("/bkapp/counter/ws", token, Origin=origin)
+        client.close()
+        assert status == expected

@@ -221,12 +221,15 @@ def assert_the_hook_refuses(project: Path, scratch: Path, error: str) -> None:
     assert re.fullmatch(f"{error}.*\n", failed.value.stderr), failed.value.stderr
 
 
-def test_app_json_names_what_something_reads() -> None:
+def test_app_json_and_the_docs_name_what_something_reads() -> None:
     app = json.loads((ROOT / "app.json").read_text())
+    docs = (ROOT / "docs" / "deploy.md").read_text()
     assert [one["url"] for one in app["buildpacks"]] == ["heroku-community/nginx", "heroku/python"]
+    assert re.findall(r"heroku buildpacks:add (\S+)", docs) == ["heroku-community/nginx", "heroku/python"]
     site = "\n".join(path.read_text() for path in Path(ROOT, "flask_app").glob("*.py"))
     known = set(settings_of(ROOT)) | set(re.findall(r'os\.environ\.get\("([A-Z_]+)"', site))
     assert set(app["env"]) <= known
+    assert set(re.findall(r"([A-Z][A-Z_]+_[A-Z_]+|PORT)=", docs)) <= known
     for name in ("BOKEH_SECRET_KEY", "SECRET_KEY"):
         assert app["env"][name]["generator"] == "secret"
     assert all(one["description"] for one in app["env"].values())
