@@ -128,6 +128,16 @@ def test_static_files_and_those_that_only_bokeh_has(tiers: Tiers) -> None:
     assert one.get("/bkapp/static/extensions/none.js").status == 404
 
 
+def test_a_moment_without_any_worker_on_one_bokeh_dyno_costs_no_view(tiers: Tiers) -> None:
+    tokens = [tiers.flask.token("/with/counter") for _ in range(12)]
+    for worker in tiers.bokeh[0].bokeh_workers():  # its nginx answers 502, and the other dyno is asked
+        worker.kill()
+    answers = [tiers.flask.handshake(WS, token) for token in tokens]
+    for _, client in answers:
+        client.close()
+    assert [status for status, _ in answers] == [101] * 12
+
+
 def test_one_bokeh_dyno_stops_and_the_views_go_on(scratch: Path, dyno: MakeDyno, page: Page) -> None:
     flask, (first, second) = make(scratch, dyno)
     open_page(page, flask)
