@@ -31,11 +31,9 @@ def main() -> int:
     scratch = temporary_folder()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch)
-        views_per_second(stack, scratch, arguments.rounds, arguments.seconds)
-    scratch = temporary_folder()
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, scratch)
-        memory(stack, scratch)
+        with ExitStack() as dynos:
+            views_per_second(dynos, scratch, arguments.rounds, arguments.seconds)
+        memory(scratch)
     return 0
 
 
@@ -72,24 +70,47 @@ def measure(site: Dyno, seconds: float) -> float:
     return outcomes["seen"] / (time.monotonic() - began)
 
 
-def memory(stack: ExitStack, scratch: Path) -> None:
-    """Measure a dyno of both, then one of each tier, first idle and then with sessions."""
+def memory(scratch: Path) -> None:
+    """Measure a dyno of both, then one of each tier: idle and alone on the machine, then what sessions add."""
     key = {"BOKEH_SECRET_KEY": secrets.token_hex(32)}
-    both = start(stack, scratch / "both", key)
-    bokeh = start(stack, scratch / "bokeh", {**key, "WEB_CONCURRENCY": "0"})
-    flask = start(stack, scratch / "flask", {**key, "BOKEH_UPSTREAM": f"127.0.0.1:{bokeh.port}"})
-    kinds = {"Flask and Bokeh": both, "Flask, Bokeh elsewhere": flask, "Bokeh alone": bokeh}
-    for site in (both, flask):  # what is imported late is there
-        for _ in range(8):
-            stack.callback(view(site, f"/apps/{APP}", APP).close)
-    idle = {kind: pss(one) for kind, one in kinds.items()}
-    for site in (both, flask):
-        for _ in range(SESSIONS):
-            stack.callback(view(site, f"/apps/{APP}", APP).close)
+    rows: dict[str, tuple[float, float]] = {}
+    with ExitStack() as stack:
+        both = start(stack, scratch / "both", key)
+        idle, (added,) = warm(both, both), per_session(both, both)
+        rows["Flask and Bokeh"] = idle, added
+    with ExitStack() as stack:
+        bokeh = start(stack, scratch / "bokeh", {**key, "WEB_CONCURRENCY": "0"})
+        env = {**key, "BOKEH_UPSTREAM": f"127.0.0.1:{bokeh.port}"}
+        with ExitStack() as first:
+            warm(start(first, scratch / "flask.1", env), bokeh)
+        idle_bokeh = pss(bokeh)
+        flask = start(stack, scratch / "flask.2", env)
+        warm(flask, bokeh)
+        added_flask, added_bokeh = per_session(flask, flask, bokeh)
+        bokeh.clean_up()
+        rows["Flask, Bokeh elsewhere"] = pss(flask) - SESSIONS * added_flask, added_flask
+        rows["Bokeh alone"] = idle_bokeh, added_bokeh
     print("\nMemory (PSS) of a dyno of 2 + 2 workers, and what each open session of the app adds\n")
     print("| dyno | idle MB | MB per session |\n|---|---|---|")
-    for kind, one in kinds.items():
-        print(f"| {kind} | {idle[kind]:.0f} | {(pss(one) - idle[kind]) / SESSIONS:.2f} |")
+    for kind, (idle, added) in rows.items():
+        print(f"| {kind} | {idle:.0f} | {added:.2f} |")
+
+
+def warm(site: Dyno, measured: Dyno) -> float:
+    """View the page a few times, so that what is imported late is there; return the memory of a dyno then."""
+    for _ in range(8):
+        view(site, f"/apps/{APP}", APP).close()
+    return pss(measured)
+
+
+def per_session(site: Dyno, *dynos: Dyno) -> list[float]:
+    """Open sessions and close them again; return what each added to the memory of these dynos, in MB."""
+    before = [pss(one) for one in dynos]
+    clients = [view(site, f"/apps/{APP}", APP) for _ in range(SESSIONS)]
+    after = [pss(one) for one in dynos]
+    for client in clients:
+        client.close()
+    return [(now - then) / SESSIONS for now, then in zip(after, before, strict=True)]
 
 
 def pss(one: Dyno) -> float:
