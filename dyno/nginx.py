@@ -80,5 +80,9 @@ def test(nginx: str, conf: Path) -> None:
     result = subprocess.run([*command(nginx, conf), "-t", "-q"], capture_output=True, text=True, check=False)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if "[emerg]" in line] or result.stderr.splitlines()
-        reason = lines[0].split("[emerg] ")[-1] if lines else f"nginx ended with {result.returncode}"
+        reason = (
+            re.split(r"\[emerg\] (?:\d+#\d+: )?", lines[0])[-1] if lines else f"nginx ended with {result.returncode}"
+        )
+        if unknown := re.match(r'host not found in upstream "([^"]+)"', reason):
+            raise NginxError(f"BOKEH_UPSTREAM names {unknown[1]}, a host that is not known here")
         raise NginxError(f"config/nginx.conf.erb does not pass nginx -t: {reason.replace(f'{ROOT}{os.sep}', '')}")

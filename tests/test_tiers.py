@@ -198,3 +198,9 @@ def test_without_any_bokeh_dyno_the_boot_ends_with_its_name(project: Path, dyno:
     one = dyno(project, {"BOKEH_UPSTREAM": nobody, "BOKEH_SECRET_KEY": KEY, "BOOT_TIMEOUT": "3"}).launch()
     assert one.wait(20) == 1
     assert re.search(rf"error: no answer from .*bokeh at {nobody} within 3 s \(BOOT_TIMEOUT\)", one.log())
+
+
+def test_a_host_that_nobody_knows_is_named(project: Path, dyno: MakeDyno) -> None:
+    one = dyno(project, {"BOKEH_UPSTREAM": "nobody.invalid:5000", "BOKEH_SECRET_KEY": KEY}).launch()
+    assert one.wait(20) == 1
+    assert "error: BOKEH_UPSTREAM names nobody.invalid:5000, a host that is not known here" in one.log()
