@@ -94,6 +94,35 @@ def test_12_of_12_dropped_websockets_find_their_session_again(four: Dyno):
     assert len({pid for _, pid in made}) > 1, "all sessions are on one worker"
 
 
+LEFTOVERS = """
+import gc, sys
+from bokeh.document import Document
+from bokeh.io import curdoc
+modules = sum(name.startswith("bokeh_app_") for name in sys.modules)
+curdoc().title = f"{modules} modules, {sum(isinstance(one, Document) for one in gc.get_objects())} documents"
+"""
+
+
+def test_sessions_that_have_ended_leave_nothing_behind(project, dyno):
+    (project / "bokeh_app" / "leftovers").mkdir()
+    (project / "bokeh_app" / "leftovers" / "main.py").write_text(LEFTOVERS)
+    procfile = project / "Procfile.dyno"
+    soon = "--unused-session-lifetime 500 --check-unused-sessions 100"
+    procfile.write_text(procfile.read_text().replace("dyno.bokeh", f"dyno.bokeh {soon}"))
+    one = dyno(project, {"BOKEH_WORKERS": "1"}).start()
+
+    def left() -> tuple[int, int]:
+        found = re.search("<title>([0-9]+) modules, ([0-9]+) documents</title>", one.get("/bkapp/leftovers").text)
+        return int(found[1]), int(found[2])
+
+    for _ in range(20):
+        one.get("/bkapp/leftovers")
+    most = left()
+    assert min(most) > 5, "they ended before they could be counted"
+    wait_for("those sessions to end", lambda: max(left()) < 5)
+    assert one.stop() == 0
+
+
 def test_the_apps_own_page_runs_the_app_once(four: Dyno):
     before = len(runs(four))
     for _ in range(8):
