@@ -1,0 +1,290 @@
+"""Who is compared: each peer is a function that says what to run and where it answers, for the same site and apps.
+
+A new peer is one more function below PEERS: its docstring is its name in the tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from dyno_under_test import INHERITED, ROOT, copy_project, free_port, procfile_line, temporary_folder
+
+from bench.client import WrongAnswer, get
+from dyno.signals import die_with_parent
+
+SITE = ROOT / "bench" / "site"
+APPS = "bokeh_app/curve bokeh_app/large"
+PATH = os.pathsep.join([".", str(ROOT)])  # the folder's flask_app, not the example
+BOOT = 60.0  # seconds
+NGINX = """\
+daemon off;
+pid nginx.pid;
+{user}events {{ worker_connections 1024; }}
+error_log stderr;
+http {{
+    access_log access.log;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    upstream myapp {{
+        least_conn;
+        server 127.0.0.1:{bokeh};
+        server 127.0.0.1:{other};
+    }}
+    server {{
+        listen {port};
+        location / {{
+            proxy_pass http://127.0.0.1:{flask};
+            proxy_set_header Host $host:$server_port;
+        }}
+        location /bkapp {{
+            proxy_pass http://myapp;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_http_version 1.1;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header Host $host:$server_port;
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass
+class Urls:
+    """Where a peer answers: the site, the Bokeh server's URL (apps and /static are below it) where there is one.
+
+    own_page: the page with the app is the app's own, not one of the site.
+    """
+
+    site: str
+    bokeh: str = ""
+    own_page: bool = False
+
+
+class Server:
+    """One peer with its processes, in a folder of its own, where nothing of it is left afterwards."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = temporary_folder() / "app"
+        self.runs = self.folder.parent / "runs"
+        self._log = self.folder.parent / "log"
+        self._started: list[subprocess.Popen] = []
+        self.began = 0.0
+
+    # --- for the adapters ---
+
+    def prepare(self, dyno: bool = False, example: bool = False) -> None:
+        """Put the site into the folder: with dyno/ and all that belongs to it, or by itself."""
+        if dyno:
+            copy_project(self.folder, None if example else SITE)
+        else:
+            shutil.copytree(SITE, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(self, command: str, venv: str = sys.prefix, **env: str) -> None:
+        """Start a process; it inherits a PATH that begins with the venv, and next to nothing else."""
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        path = os.pathsep.join([f"{venv}/bin", os.environ["PATH"], "/usr/sbin"])
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                shlex.split(command), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**inherited, "PATH": path, "VIRTUAL_ENV": venv, "BENCH_RUNS": str(self.runs), **env},
+                start_new_session=True, preexec_fn=die_with_parent,
+            )  # fmt: skip
+        self._started.append(process)
+        self.began = self.began or time.monotonic()
+
+    # --- for the measures ---
+
+    def start(self, adapter: Callable[[Server], Urls] | None = None) -> None:
+        """Run the adapter, that of its name by default; see `wait`."""
+        self.urls = (adapter or ADAPTERS[self.name])(self)
+
+    def wait(self, url: str = "") -> float:
+        """Wait until url, that of the app in a page by default, answers; return the seconds since the start."""
+        url = url or self.view_url("curve")
+        while time.monotonic() < self.began + BOOT:
+            for process in self._started:
+                if process.poll() is not None:
+                    raise WrongAnswer(f"{self.name} ended with {process.returncode}: {self.log()[-2000:]}")
+            try:
+                get(url)
+                return time.monotonic() - self.began
+            except (OSError, WrongAnswer):
+                time.sleep(0.005)
+        raise WrongAnswer(f"{self.name}: {url} does not answer within {BOOT} s: {self.log()[-2000:]}")
+
+    def view_url(self, app: str) -> str:
+        """Return the URL of the page with an app in it."""
+        return f"{self.urls.bokeh}/{app}" if self.urls.own_page else f"{self.urls.site}/view/{app}"
+
+    def log(self) -> str:
+        """Return what its processes have printed."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all living processes: those started, their children, and orphans that run in the folder."""
+        found: dict[int, psutil.Process] = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.folder):
+                    found[process.pid] = process
+        return list(found.values())
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that its living processes have taken so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self.processes())
+
+    def pss(self) -> float:
+        """Return its memory in MB: proportional set size, in which what n processes share counts 1/n for each."""
+        return sum(process.memory_full_info().pss for process in self.processes()) / 1e6
+
+    def app_runs(self) -> int:
+        """Return how many times the app `curve` was run so far."""
+        return self.runs.stat().st_size if self.runs.exists() else 0
+
+    def stop(self) -> float:
+        """Stop everything, by force what does not stop by itself, and remove the folder; return the seconds it took."""
+        began = time.monotonic()
+        for process in self._started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        try:
+            while (left := self.processes()) and time.monotonic() < began + 15:
+                for process in self._started:
+                    process.poll()
+                time.sleep(0.01)
+            taken = time.monotonic() - began
+        finally:
+            for process in self.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            for process in self._started:
+                process.wait()
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+        if left:
+            print(f"bench: {self.name} had to be killed", file=sys.stderr)
+        return taken
+
+
+def dyno(server: Server, example: bool = False, bokeh_options: str = "", **env: str) -> Urls:
+    """this dyno"""
+    port = free_port()
+    server.prepare(dyno=True, example=example)
+    if bokeh_options:
+        procfile = server.folder / "Procfile.dyno"
+        procfile.write_text(procfile.read_text().rstrip() + f" {bokeh_options}\n")
+    server.run(f"/bin/sh -c 'exec {procfile_line(server.folder)}'", venv=str(ROOT / ".venv"), PORT=str(port), **env)
+    return Urls(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/bkapp")
+
+
+def direct(server: Server) -> Urls:
+    """gunicorn and `bokeh serve` on two ports"""
+    flask, bokeh = free_port(), free_port()
+    server.prepare()
+    # our gunicorn in every respect, only without nginx
+    server.run(
+        f"gunicorn --config python:dyno.gunicorn --bind 127.0.0.1:{flask} flask_app:create_app()",
+        PYTHONPATH=PATH, RUN_DIR=".", BENCH_BOKEH_URL=f"http://127.0.0.1:{bokeh}",
+    )  # fmt: skip
+    server.run(f"bokeh serve {APPS} --port {bokeh} --allow-websocket-origin 127.0.0.1:{flask}")
+    return Urls(f"http://127.0.0.1:{flask}", f"http://127.0.0.1:{bokeh}")
+
+
+def nginx(server: Server) -> Urls:
+    """nginx and server_document as documented"""
+    port, flask, *bokeh = (free_port() for _ in range(4))
+    server.prepare()
+    conf = NGINX.format(
+        port=port, flask=flask, bokeh=bokeh[0], other=bokeh[1], user="user root; " if os.getuid() == 0 else ""
+    )
+    (server.folder / "nginx.conf").write_text(conf)
+    site = f"http://127.0.0.1:{port}"
+    server.run(f"gunicorn --workers 2 --bind 127.0.0.1:{flask} flask_app:create_app()", BENCH_BOKEH_URL=f"{site}/bkapp")
+    for number in bokeh:
+        server.run(
+            f"bokeh serve {APPS} --port {number} --prefix /bkapp --use-xheaders"
+            f" --allow-websocket-origin 127.0.0.1:{port}"
+        )
+    server.run(f"nginx -p {server.folder} -c nginx.conf")
+    return Urls(site, f"{site}/bkapp")
+
+
+def tornado(server: Server) -> Urls:
+    """the forum thread's Tornado proxy"""
+    port, bokeh = free_port(), free_port()
+    server.prepare()
+    site = f"http://127.0.0.1:{port}"
+    server.run(
+        f"python -m bench.peer_servers tornado {port} {bokeh}",
+        PYTHONPATH=PATH, BENCH_BOKEH_URL=f"{site}/bkapp",
+    )  # fmt: skip
+    server.run(f"bokeh serve {APPS} --port {bokeh} --prefix /bkapp --allow-websocket-origin 127.0.0.1:{port}")
+    return Urls(site, f"{site}/bkapp")
+
+
+def embedded(server: Server) -> Urls:
+    """Bokeh's flask_gunicorn_embed"""
+    port, bokeh = free_port(), free_port()
+    server.prepare()
+    server.run(
+        f"gunicorn --workers 2 --bind 127.0.0.1:{port} bench.peer_servers:embedded()",
+        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}", 
+    )  # fmt: skip
+    return Urls(f"http://127.0.0.1:{port}")
+
+
+def fastapi(server: Server) -> Urls:
+    """bokeh-fastapi on uvicorn, Flask mounted"""
+    port = free_port()
+    server.prepare()
+    server.run(
+        f"uvicorn --factory bench.peer_servers:fastapi --port {port} --no-access-log",
+        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}",
+    )  # fmt: skip
+    site = f"http://127.0.0.1:{port}"
+    return Urls(site, site, own_page=True)
+
+
+def bokeh_serve(server: Server) -> Urls:
+    """`bokeh serve` alone"""
+    port = free_port()
+    server.prepare()
+    server.run(f"bokeh serve {APPS} --port {port}")
+    site = f"http://127.0.0.1:{port}"
+    return Urls(site, site, own_page=True)
+
+
+ADAPTERS = {adapter.__name__: adapter for adapter in (dyno, direct, nginx, tornado, embedded, fastapi, bokeh_serve)}
+PEERS = [name for name in ADAPTERS if name != "bokeh_serve"]
+TITLES = {name: str(adapter.__doc__) for name, adapter in ADAPTERS.items()}
+
+
+@contextlib.contextmanager
+def running(*names: str) -> Iterator[dict[str, Server]]:
+    """Run the peers of these names, started together, until the end of the block."""
+    servers = {name: Server(name) for name in names}
+    try:
+        for server in servers.values():
+            server.start()
+        for server in servers.values():
+            server.wait()
+        yield servers
+    finally:
+        for server in servers.values():
+            server.stop()
