@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
 from dyno_under_test import ROOT
 
+from bench.client import WrongAnswer
 from bench.measures import PARTS, Run, Table, Target
 from bench.peers import PEERS, TITLES
 
@@ -37,9 +39,13 @@ def main() -> int:
     for name in arguments.parts:
         print(f"bench: {name}: {about(name)}", file=sys.stderr)
         tables[name] = []
-        for table in PARTS[name](run):
-            tables[name].append(table)
-            print(f"\n{markdown(table)}", flush=True)
+        try:
+            for table in PARTS[name](run):
+                tables[name].append(table)
+                print(f"\n{markdown(table)}", flush=True)
+        except (WrongAnswer, OSError) as error:  # a peer did not even start
+            tables[name].append(Table(name, "Not measured.", failures={name: str(error)}))
+            print(f"\n{markdown(tables[name][-1])}", flush=True)
     everything = [table for several in tables.values() for table in several]
     machine["minutes"] = f"{(time.monotonic() - began) / 60:.1f}"
     print(f"\n{targets(everything)}\n\n{described(machine)}")
@@ -103,7 +109,7 @@ def describe_machine() -> dict[str, str]:
         "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
         "commit": first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") + changed,
         "machine": f"{os.cpu_count()} cores, {cpus[0] if cpus else platform.processor()}, {platform.platform()}",
-        "load at the start": "{:.1f}".format(os.getloadavg()[0]),
+        "load at the start": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         "nginx": first_line("nginx", "-v").rpartition("/")[2],
         "Chromium": first_line(chromium, "--version").removeprefix("Chromium ").partition(" ")[0],
@@ -118,7 +124,7 @@ def described(machine: dict[str, str]) -> str:
 
 def figure(value: float) -> str:
     """Return a number with as many digits as it deserves."""
-    if value == 0 or abs(value) >= 100:
+    if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
@@ -128,23 +134,15 @@ def cell(samples: list[float] | None) -> str:
     if not samples:
         return ""
     middle, low, high = (figure(value) for value in (median(samples), min(samples), max(samples)))
-    return middle if low == high else f"{middle} ({low}–{high})"
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def markdown(table: Table) -> str:
     """Return a table of figures."""
-    lines = [
-        f"### {table.title}",
-        "",
-        table.how,
-        "",
-        f"| | {' | '.join(table.columns)} |",
-        "|---" * (len(table.columns) + 1) + "|",
-    ]
+    columns = list(dict.fromkeys(column for cells in table.rows.values() for column in cells))
+    lines = [f"### {table.title}", "", table.how, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row, cells in table.rows.items():
-        lines.append(
-            f"| {TITLES.get(row, row)} | " + " | ".join(cell(cells.get(name)) for name in table.columns) + " |"
-        )
+        lines.append(f"| {TITLES.get(row, row)} | " + " | ".join(cell(cells.get(name)) for name in columns) + " |")
     lines += [f"\n{TITLES.get(name, name)} failed: {why}" for name, why in table.failures.items()]
     return "\n".join(lines)
 
@@ -153,7 +151,7 @@ def targets(tables: list[Table]) -> str:
     """Return the table of promises."""
 
     def line(table: Table, target: Target) -> str:
-        limit = f"at least {target.at_least:g}" if target.at_most is None else f"at most {target.at_most:g}"
+        limit = f"at most {target.at_most:g}" if isfinite(target.at_most) else f"at least {target.at_least:g}"
         return f"| {table.title}: {target.text} | {limit} | {cell(target.samples)} | {'met' if target.met else '**not met**'} |"
 
     lines = [line(table, target) for table in tables for target in table.targets]

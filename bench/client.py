@@ -21,6 +21,7 @@ EMBEDDED = re.compile(rb'data-bokeh-app="([^"]+)"')
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 SLIDER = re.compile(r'"type":"object","name":"Slider","id":"(\w+)"')
 TIMEOUT = 30.0  # seconds
+CLIENTS = 8
 
 
 class WrongAnswer(Exception):
@@ -28,21 +29,32 @@ class WrongAnswer(Exception):
 
 
 class Connection:
-    """A kept HTTP connection to the host of a URL."""
+    """A kept HTTP connection to the host of a URL, or to a unix socket."""
 
-    def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=TIMEOUT)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
+    def __init__(self, url: str, unix: str = "") -> None:
+        if unix:
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(TIMEOUT)
+            self.socket.connect(unix)
+        else:
+            address = urlsplit(url)
+            self.socket = socket.create_connection((address.hostname, address.port), timeout=TIMEOUT)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
         self._buffer = bytearray(1 << 16)
-        self._filled = 0
+        self._filled = self._skipping = 0
+        self._head = b""
 
-    def receive(self) -> tuple[bytes, bytes] | None:
-        """Receive once; return head and body when the answer is complete. Raises WrongAnswer for any status but 200."""
-        received = self.socket.recv_into(memoryview(self._buffer)[self._filled :])
-        if not received:
-            raise WrongAnswer("the server closed the connection")
-        self._filled += received
+    def receive(self, whole: bool = True) -> tuple[bytes, bytes] | None:
+        """Receive once; return head and body when the answer is complete, None before that.
+
+        Unless whole, the body may be empty: what is left of it after the head is thrown away in the kernel, uncopied
+        (tcp(7), MSG_TRUNC). Raises WrongAnswer for any status but 200.
+        """
+        if self._skipping:
+            size = min(self._skipping, len(self._buffer))
+            self._skipping -= self._received(self.socket.recv_into(self._buffer, size, socket.MSG_TRUNC))
+            return None if self._skipping else (self._head, b"")
+        self._filled += self._received(self.socket.recv_into(memoryview(self._buffer)[self._filled :]))
         if self._filled == len(self._buffer):
             self._buffer.extend(bytes(len(self._buffer)))
         if (start := self._buffer.find(b"\r\n\r\n", 0, self._filled) + 4) < 4:
@@ -56,6 +68,8 @@ class Connection:
             chunked = self._buffer.endswith(b"\r\n0\r\n\r\n", start, self._filled)
             end = self._filled if chunked else self._filled + 1
         if self._filled < end:
+            if length and not whole:
+                self._skipping, self._head, self._filled = end - self._filled, head, 0
             return None
         self._filled = 0
         return head, bytes(self._buffer[start:end])
@@ -64,11 +78,17 @@ class Connection:
         """Close the connection."""
         self.socket.close()
 
+    @staticmethod
+    def _received(count: int) -> int:
+        if not count:
+            raise WrongAnswer("the server closed the connection")
+        return count
+
 
 def request(url: str, headers: str = "Accept-Encoding: gzip\r\n") -> bytes:
     """Return the bytes of a GET; headers are whole lines."""
     parts = urlsplit(url)
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}\r\n".encode()
 
 
@@ -90,44 +110,43 @@ def get(url: str) -> bytes:
     return zlib.decompress(body, 31) if b"\r\ncontent-encoding: gzip" in head else body
 
 
-def http_load(url: str, seconds: float, connections: int) -> list[float]:
-    """Ask for url, the next request as soon as the last one is answered; return the seconds of each.
+def http_load(url: str, duration: float, whole: int = 1, unix: str = "") -> tuple[list[float], int]:
+    """Ask for url, the next request as soon as the last one is answered, for so many seconds; CLIENTS at a time.
 
-    Connections are kept where the server keeps them. Raises WrongAnswer when a body is not, to the byte, that of the
-    first answer.
+    Returns the seconds of each answer, and the bytes of a body. Connections are kept where the server keeps them.
+    Raises WrongAnswer when an answer has another length than the first one, or (one in `whole`) another body.
     """
-    message, expected, times = request(url), b"", []
+    message, times, expected, length = request(url), [], b"", None
     with selectors.DefaultSelector() as waiting:
 
         def ask(connection: Connection) -> None:
             waiting.register(connection.socket, selectors.EVENT_READ, (connection, time.perf_counter()))
             connection.socket.sendall(message)
 
-        stop = time.perf_counter() + seconds
-        for _ in range(connections):
-            ask(Connection(url))
+        stop = time.perf_counter() + duration
+        for _ in range(CLIENTS):
+            ask(Connection(url, unix))
         while waiting.get_map():
             if not (ready := waiting.select(TIMEOUT)):
                 raise WrongAnswer(f"{url}: no answer within {TIMEOUT} s")
             for key, _ in ready:
                 connection, began = key.data
-                if not (answer := connection.receive()):
+                if not (answer := connection.receive(not expected or len(times) % whole == 0)):
                     continue
                 now = time.perf_counter()
                 times.append(now - began)
                 head, body = answer
-                expected = expected or body
-                if body != expected:
-                    raise WrongAnswer(f"{url}: not the answer that it was before: {body[:100]!r}")
+                if not expected and body:
+                    expected, length = body, LENGTH.findall(head)
+                if LENGTH.findall(head) != length or (body and body != expected):
+                    raise WrongAnswer(f"{url}: not the answer that it was before: {head!r} {body[:100]!r}")
                 waiting.unregister(connection.socket)
-                if now > stop:
+                if now > stop or b"\r\nconnection: close" in head:
                     connection.close()
-                elif b"\r\nconnection: close" in head:
-                    connection.close()
-                    ask(Connection(url))
-                else:
+                    connection = Connection(url, unix) if now < stop else None
+                if connection:
                     ask(connection)
-    return times
+    return times, len(expected)
 
 
 class Session:
@@ -167,11 +186,16 @@ class Session:
         self._slider = slider[1]
         return content
 
-    def move(self, value: float) -> tuple[str, list[bytes]]:
-        """Move the slider and return the patch that comes back, once the server has also said that it is done."""
+    def move(self, value: float, contains: str = "") -> tuple[str, list[bytes]]:
+        """Move the slider; return the patch that comes back, once the server has also said that it is done.
+
+        Raises WrongAnswer when the patch does not contain that text.
+        """
         event = {"kind": "ModelChanged", "model": {"id": self._slider}, "attr": "value", "new": value}
         patch = self._ask("PATCH-DOC", {"events": [event]}, "PATCH-DOC")
         self._expect("OK")
+        if contains not in patch[0]:
+            raise WrongAnswer(f"not the patch that was asked for: {patch[0][:200]}")
         return patch
 
     def move_curve(self, value: float) -> float:

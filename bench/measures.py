@@ -1,10 +1,9 @@
-"""What is measured: each part is a function that returns tables; a new measure is one more function with @part."""
+"""What is measured: each part is a function that yields tables; a new measure is one more function with @part."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,11 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 
 from bench import browser
-from bench.client import Session, WrongAnswer, get, http_load, view
-from bench.peers import TITLES, Server, dyno, running
+from bench.client import Session, WrongAnswer, http_load, view
+from bench.peers import TITLES, Server, running
 
-Samples = list[float]
+Part = Callable[["Run"], Iterable["Table"]]
+PARTS: dict[str, Part] = {}
 
 
 @dataclass
@@ -23,89 +23,65 @@ class Target:
     """A promise: the median of the samples is at least, or at most, the limit."""
 
     text: str
-    samples: Samples
-    at_least: float | None = None
-    at_most: float | None = None
+    samples: list[float]
+    at_least: float = float("-inf")
+    at_most: float = float("inf")
 
     @property
     def met(self) -> bool:
         """Return whether the promise is kept."""
-        value = median(self.samples)
-        return value >= self.at_least if self.at_most is None else value <= self.at_most
+        return self.at_least <= median(self.samples) <= self.at_most
 
 
 @dataclass
 class Table:
-    """Figures of one part: for each row (a peer's name, or words) and column the samples of all rounds."""
+    """The figures of a part: for each row (a peer's name, or words) and column the samples of all rounds."""
 
     title: str
     how: str
-    columns: list[str]
-    rows: dict[str, dict[str, Samples]] = field(default_factory=dict)
+    rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def add(self, row: str, **figures: float) -> None:
-        """Add a sample to columns of a row; their names have `_` for a space."""
-        cells = self.rows.setdefault(row, {})
-        for name, value in figures.items():
-            cells.setdefault(name.replace("_", " "), []).append(value)
+    def add(self, row: str, figures: dict[str, float]) -> None:
+        """Add a sample to each of these columns of a row."""
+        for column, value in figures.items():
+            self.rows.setdefault(row, {}).setdefault(column, []).append(value)
 
-    def promise(self, text: str, one: tuple[str, str], other: tuple[str, str] | None = None, **limit: float) -> None:
-        """Hold (row, column), or the ratio of two of them round by round, against a limit; see Target."""
-        first, second = [self.rows.get(row, {}).get(column) for row, column in (one, other or one)]
-        if first and second:
-            samples = [a / b for a, b in zip(first, second, strict=False)] if other else first
-            self.targets.append(Target(text, samples, **limit))
+    def promise(self, text: str, column: str, row: str = "dyno", of: str = "", **limit: float) -> None:
+        """Hold a figure, or its ratio to that of the row `of` round by round, against a limit; see Target."""
+        samples, others = (self.rows.get(name, {}).get(column, []) for name in (row, of or row))
+        if samples and others:
+            ratios = [a / b for a, b in zip(samples, others, strict=False)] if of else samples
+            self.targets.append(Target(text, ratios, **limit))
 
 
 @dataclass
 class Run:
-    """What a part is given: the names of the peers, how many rounds, and how long a round of load is, in seconds."""
+    """What a part is given: the names of the peers, the number of rounds, the seconds of load in each."""
 
     peers: list[str]
     rounds: int
     seconds: float
 
-    def with_bokeh_serve(self) -> list[str]:
-        """Return the peers, and `bokeh serve` alone."""
-        return [*self.peers, "bokeh_serve"]
+    def chosen(self, *names: str) -> list[str]:
+        """Return those of the names that are compared; `bokeh serve` alone always is."""
+        return [name for name in names if name in (*self.peers, "bokeh_serve")]
 
-
-PARTS: dict[str, Callable[[Run], Iterable[Table]]] = {}
-
-
-def part(measure: Callable[[Run], Iterable[Table]]) -> Callable[[Run], Iterable[Table]]:
-    """Make a function a part of the benchmark; the first line of its docstring is what --help says."""
-    PARTS[measure.__name__] = measure
-    return measure
-
-
-def in_turns(table: Table, names: Iterable[str], rounds: int, once: Callable[[str], None]) -> None:
-    """Call once(name) for each name, round after round; a peer that gives a wrong answer is out from then on."""
-    for _ in range(rounds):
-        for name in names:
+    def in_turns(self, table: Table, names: Iterable[str], once: Callable[[str], None]) -> None:
+        """Call once(name) for each name, round after round; a peer that gives a wrong answer is out from then on."""
+        for name in list(names) * self.rounds:
             if name not in table.failures:
                 try:
                     once(name)
                 except (WrongAnswer, OSError) as error:
-                    table.failures[name] = str(error)
+                    table.failures[name] = f"{type(error).__name__}: {error}"
 
 
-@contextlib.contextmanager
-def counting_cpu(servers: Iterable[Server] = ()) -> Iterator[dict[str, float]]:
-    """Say afterwards how busy this process, the load generator, and the servers were: 1.0 is one core."""
-    used: dict[str, float] = {}
-    before, began, own = sum(server.cpu_seconds() for server in servers), time.perf_counter(), time.process_time()
-    yield used
-    elapsed = time.perf_counter() - began
-    used["client"] = (time.process_time() - own) / elapsed
-    used["servers"] = (sum(server.cpu_seconds() for server in servers) - before) / elapsed
-
-
-def ms(seconds: float) -> float:
-    """Return milliseconds."""
-    return seconds * 1000
+def part(measure: Part) -> Part:
+    """Make a function a part of the benchmark; its docstring is what --help says of it."""
+    PARTS[measure.__name__] = measure
+    return measure
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
@@ -113,257 +89,211 @@ def ms(seconds: float) -> float:
 
 @part
 def flask(run: Run) -> Iterator[Table]:
-    """a page of the site, without a plot: pages per second through the port, p50 and p99"""
+    """a page of the site without a plot: pages per second through the port, p50, p99"""
     table = Table(
         "Flask page",
-        "A page of 1.9 kB from a template, 8 clients at once, on kept connections where the server keeps them, with "
-        "Accept-Encoding: gzip. client: CPU of the load generator, 1.0 is one core.",
-        ["page/s", "p50 ms", "p99 ms", "client"],
+        "A page of 1.8 kB from a template; 8 clients that accept gzip, on kept connections where the server keeps them. "
+        "Without nginx: the same running gunicorn, asked on its socket.",
     )
-    with running(*run.peers) as servers:
+    inside = "this dyno, without nginx"
+    names = [*run.peers, *([inside] if "dyno" in run.peers else [])]
+    with running(run.peers) as servers:
 
-        def once(name: str) -> None:
-            with counting_cpu() as used:
-                times = http_load(f"{servers[name].urls.site}/", run.seconds, 8)
-            cuts = quantiles(times, n=100)
-            table.add(name, client=used["client"], **{
-                "page/s": len(times) / run.seconds, "p50 ms": ms(cuts[49]), "p99 ms": ms(cuts[98])
-            })  # fmt: skip
+        def once(name: str, duration: float = run.seconds) -> None:
+            server = servers["dyno" if name == inside else name]
+            unix = str(server.folder / "run" / "flask.sock") if name == inside else ""
+            with Cpu(server) as cpu:
+                times, _ = http_load(server.urls.site, duration, unix=unix)
+            table.add(name, {"page/s": len(times) / cpu.elapsed, **spread(times, 99), **cpu.per(len(times))})
 
-        for name in run.peers:  # workers that have answered once
-            http_load(f"{servers[name].urls.site}/", 0.3, 8)
-        in_turns(table, run.peers, run.rounds, once)
-    table.promise("page/s, of the same gunicorn without nginx", ("dyno", "page/s"), ("direct", "page/s"), at_least=0.9)
-    table.promise("p99, of the same gunicorn without nginx", ("dyno", "p99 ms"), ("direct", "p99 ms"), at_most=1.3)
+        for name in names:  # every worker has answered once
+            once(name, 0.3)
+        table.rows.clear()
+        run.in_turns(table, names, once)
+    table.promise("page/s, of the same gunicorn without nginx", "page/s", of=inside, at_least=0.9)
+    table.promise("p99, of the same gunicorn without nginx", "p99 ms", of=inside, at_most=1.3)
     yield table
 
 
 @part
 def views(run: Run) -> Iterator[Table]:
-    """full views of a page with a plot per second: page, autoload.js if any, WebSocket, document; app runs per view"""
+    """full views of a page with a plot (page, autoload.js if any, WebSocket, document) per second, app runs per view"""
     table = Table(
         "Full page views",
         "Page, autoload.js where the page asks for it, WebSocket, document; four visitors at a time. "
-        "runs: how often the app's code ran per view. CPU ms: of all the peer's processes, per view.",
-        ["view/s", "median ms", "runs", "CPU ms", "client"],
+        "runs: how often the app's code ran per view.",
     )
-    with running(*run.peers) as servers:
+    with running(run.peers) as servers:
 
         def once(name: str) -> None:
-            server, runs, times = servers[name], servers[name].app_runs(), []
+            server, times, runs = servers[name], [], servers[name].app_runs()
             url, stop = server.view_url("curve"), time.perf_counter() + run.seconds
 
-            def visit() -> None:
-                while (began := time.perf_counter()) < stop:
-                    view(url).close()
-                    times.append(time.perf_counter() - began)
+            def visit(_: int) -> None:
+                while time.perf_counter() < stop:
+                    times.append(seconds(lambda: view(url).close()))
 
-            with counting_cpu([server]) as used:
-                began = time.perf_counter()
-                at_once(4, visit)
-                elapsed = time.perf_counter() - began
-            table.add(name, runs=(server.app_runs() - runs) / len(times), client=used["client"], **{
-                "view/s": len(times) / elapsed, "median ms": ms(median(times)),
-                "CPU ms": ms(used["servers"] * elapsed / len(times)),
+            with Cpu(server) as cpu:
+                at_once(4, visit, range(4))
+            runs = server.app_runs() - runs
+            table.add(name, {
+                "view/s": len(times) / cpu.elapsed, **spread(times, 95), "runs": runs / len(times),
+                **cpu.per(len(times)),
             })  # fmt: skip
 
-        for name in run.peers:
-            at_once(4, lambda url=servers[name].view_url("curve"): view(url).close())
-        in_turns(table, run.peers, run.rounds, once)
-    table.promise("views/s, of nginx as documented", ("dyno", "view/s"), ("nginx", "view/s"), at_least=1.2)
-    table.promise("app runs per view", ("dyno", "runs"), at_most=1.0)
+        for server in servers.values():
+            at_once(4, lambda _, server=server: view(server.view_url("curve")).close(), range(8))
+        run.in_turns(table, run.peers, once)
+    table.promise("views/s, of nginx and server_document as documented", "view/s", of="nginx", at_least=1.2)
+    table.promise("app runs per view", "runs", at_most=1)
     yield table
 
 
 @part
 def roundtrip(run: Run) -> Iterator[Table]:
-    """a slider's way to the server and back, with 1 session and with 50"""
-    table = Table(
-        "Slider round trip",
-        "From the slider's new value to the new curve, over the WebSocket. One session: one move after the other. "
-        "50 sessions: each moves its slider twice a second.",
-        ["1: median ms", "1: p95 ms", "50: median ms", "50: p95 ms", "client"],
-    )
-    with running(*run.peers) as servers, contextlib.ExitStack() as stack:
+    """a slider's way to the server and back over the WebSocket, with 1 session and with 50"""
+    one = Table("Slider round trip, one session", "From the slider's new value to the new curve, move after move.")
+    fifty = Table("Slider round trip, 50 sessions", "Each of the sessions moves its slider twice a second.")
+    with running(run.peers) as servers, contextlib.ExitStack() as stack:
         sessions = {name: stack.enter_context(open_sessions(servers[name], 50)) for name in run.peers}
 
-        def once(name: str) -> None:
-            alone, stop = [], time.perf_counter() + run.seconds / 2
-            while time.perf_counter() < stop:
-                alone.append(sessions[name][0].move_curve(random.randrange(2000) / 2))
-            with counting_cpu() as used:
-                together = moves(sessions[name], per_second=2, seconds=run.seconds)
-            table.add(name, client=used["client"], **{
-                "1: median ms": ms(median(alone)), "1: p95 ms": ms(quantiles(alone, n=20)[18]),
-                "50: median ms": ms(median(together)), "50: p95 ms": ms(quantiles(together, n=20)[18]),
-            })  # fmt: skip
+        def once_one(name: str) -> None:
+            times, stop = [], time.perf_counter() + run.seconds
+            with Cpu(servers[name]) as cpu:
+                while time.perf_counter() < stop:
+                    times.append(sessions[name][0].move_curve(random.randrange(2000) / 2))
+            one.add(name, {**spread(times, 95), **cpu.per(len(times))})
 
-        in_turns(table, run.peers, run.rounds, once)
-    for sessions_, column in (("one session", "1: median ms"), ("50 sessions", "50: median ms")):
-        table.promise(f"{sessions_}, of `bokeh serve` over TCP", ("dyno", column), ("direct", column), at_most=0.1)
-        table.promise(f"{sessions_}, of bokeh-fastapi on uvicorn", ("dyno", column), ("fastapi", column), at_most=1.5)
-    yield table
+        def once_fifty(name: str) -> None:
+            with Cpu(servers[name]) as cpu:
+                times, errors = moves(sessions[name], 2, run.seconds)
+            fifty.add(name, {**spread(times, 95), "errors": errors, **cpu.per(len(times))})
+
+        run.in_turns(one, run.peers, once_one)
+        run.in_turns(fifty, run.peers, once_fifty)
+    one.promise("of `bokeh serve` over TCP", "p50 ms", of="direct", at_most=0.1)
+    one.promise("of bokeh-fastapi on uvicorn", "p50 ms", of="fastapi", at_most=1.5)
+    yield one
+    yield fifty
 
 
 @part
 def static(run: Run) -> Iterator[Table]:
-    """bokeh.min.js: transfers per second and bytes"""
+    """bokeh.min.js: transfers per second, and bytes"""
     table = Table(
         "bokeh.min.js",
-        "8 clients at once that accept gzip; each transfer is compared with the first, to the byte.",
-        ["transfer/s", "kB", "MB/s", "client"],
+        "8 clients that accept gzip. Every transfer is checked for its status and length, one in 20 to the byte; the "
+        "others stay in the kernel, where copying them would cost as much as sending them.",
     )
-    names = [name for name in run.with_bokeh_serve() if name != "embedded"]  # its port is nobody's business
-    with running(*names) as servers:
+    names = run.chosen("dyno", "direct", "nginx", "tornado", "fastapi", "bokeh_serve")  # embedded: no port to name
+    with running(names) as servers:
 
         def once(name: str) -> None:
-            url = f"{servers[name].urls.bokeh}/static/js/bokeh.min.js"
-            size = transferred(url)
-            with counting_cpu() as used:
-                times = http_load(url, run.seconds, 8)
-            rate = len(times) / run.seconds
-            table.add(name, kB=size / 1e3, client=used["client"], **{"transfer/s": rate, "MB/s": rate * size / 1e6})
+            with Cpu(servers[name]) as cpu:
+                times, size = http_load(f"{servers[name].urls.bokeh}/static/js/bokeh.min.js", run.seconds, whole=20)
+            rate = len(times) / cpu.elapsed
+            table.add(name, {"transfer/s": rate, "kB": size / 1e3, "MB/s": rate * size / 1e6, **cpu.per(len(times))})
 
-        in_turns(table, names, run.rounds, once)
-    table.promise("transfers/s, of `bokeh serve`", ("dyno", "transfer/s"), ("bokeh_serve", "transfer/s"), at_least=20)
+        run.in_turns(table, names, once)
+    table.promise("transfers/s, of `bokeh serve`", "transfer/s", of="bokeh_serve", at_least=20)
     yield table
 
 
 @part
 def alive(run: Run) -> Iterator[Table]:
-    """Chromium at 10 Mbit/s and 80 ms: from navigation to a live plot, with a cold and a warm cache"""
+    """Chromium at 10 Mbit/s and 80 ms: from navigation to a live plot, with a cold and with a warm cache"""
     table = Table(
         "Time to a live plot",
-        "Chromium, 10 Mbit/s, 80 ms: from the navigation until the document has come, the plot is drawn and two frames "
-        "are shown; then a key on the slider has to change the curve. Warm: the same page once more.",
-        ["cold s", "cold kB", "cold requests", "warm s", "warm kB", "warm requests"],
+        "Chromium, 10 Mbit/s, 80 ms: from the navigation until BokehJS is idle and the plot drawn; then a key on the "
+        "slider has to change the curve. Warm: the same page again. kB with the WebSocket.",
     )
-    names = run.with_bokeh_serve()
-    with running(*names) as servers, browser.chromium() as chromium:
+    names = run.chosen(*run.peers, "bokeh_serve")
+    with running(names) as servers, browser.chromium() as chromium:
 
         def once(name: str) -> None:
             for kind, visit in browser.visits(chromium, servers[name].view_url("curve")):
-                table.add(name, **{
-                    f"{kind} s": visit.seconds, f"{kind} kB": visit.kilobytes, f"{kind} requests": visit.requests
-                })  # fmt: skip
+                table.add(name, {f"{kind} {what}": value for what, value in visit.items()})
 
-        for name in names:
-            view(servers[name].view_url("curve")).close()
-        in_turns(table, names, run.rounds, once)
-    for kind, limit in (("cold", 0.35), ("warm", 0.6)):
-        column = f"{kind} s"
-        table.promise(f"{kind} cache, of `bokeh serve`", ("dyno", column), ("bokeh_serve", column), at_most=limit)
+        for server in servers.values():
+            view(server.view_url("curve")).close()
+        run.in_turns(table, names, once)
+    table.promise("cold cache, of `bokeh serve`", "cold s", of="bokeh_serve", at_most=0.35)
+    table.promise("warm cache, of `bokeh serve`", "warm s", of="bokeh_serve", at_most=0.6)
     yield table
 
 
 @part
 def first(run: Run) -> Iterator[Table]:
-    """the first view after boot beside the tenth"""
-    table = Table(
-        "The first visitor",
-        "A view at a time (page to document), the first ten since the port opened.",
-        ["first ms", "tenth ms", "first / tenth"],
-    )
+    """the first view after the boot beside the tenth"""
+    table = Table("The first visitor", "Views one after the other since the boot. tenth: the median of views 8 to 12.")
 
     def once(name: str) -> None:
-        with running(name) as servers:
-            times = []
-            for _ in range(10):
-                began = time.perf_counter()
-                view(servers[name].view_url("curve")).close()
-                times.append(time.perf_counter() - began)
-            table.add(name, **{
-                "first ms": ms(times[0]), "tenth ms": ms(times[9]), "first / tenth": times[0] / times[9]
-            })  # fmt: skip
+        with running([name]) as servers:
+            times = [seconds(lambda: view(servers[name].view_url("curve")).close()) for _ in range(12)]
+        tenth = median(times[7:])
+        table.add(name, {"first ms": times[0] * 1e3, "tenth ms": tenth * 1e3, "first / tenth": times[0] / tenth})
 
-    in_turns(table, chosen(run, "dyno", "nginx", "bokeh_serve"), run.rounds, once)
-    table.promise("first view, of the tenth", ("dyno", "first / tenth"), at_most=1.3)
+    run.in_turns(table, run.chosen("dyno", "nginx", "bokeh_serve"), once)
+    table.promise("first view, of the tenth", "first / tenth", at_most=1.3)
     yield table
 
 
 @part
 def boot(run: Run) -> Iterator[Table]:
-    """from the command to the open port, and from SIGINT to the last process gone, beside `bokeh serve` alone"""
-    table = Table(
-        "Boot and stop",
-        "Until the page with the plot is answered (this dyno: the port opens only then); stopped while idle.",
-        ["boot s", "stop s"],
-    )
+    """from the command to the open port, from SIGINT to the last process gone, beside `bokeh serve` alone"""
+    table = Table("Boot and stop", "Until /healthz answers, elsewhere until every process does; stopped while idle.")
 
     def once(name: str) -> None:
         server = Server(name)
         try:
             server.start()
-            seconds = server.wait()
+            started = server.wait()
         finally:
             stopped = server.stop()
-        table.add(name, **{"boot s": seconds, "stop s": stopped})
+        table.add(name, {"boot s": started, "stop s": stopped})
 
-    in_turns(table, chosen(run, "dyno", "nginx", "bokeh_serve"), run.rounds, once)
-    table.promise("boot, of `bokeh serve` alone", ("dyno", "boot s"), ("bokeh_serve", "boot s"), at_most=1.2)
+    run.in_turns(table, run.chosen("dyno", "nginx", "bokeh_serve"), once)
+    table.promise("boot, of `bokeh serve` alone", "boot s", of="bokeh_serve", at_most=1.2)
     yield table
 
 
 @part
 def memory(run: Run) -> Iterator[Table]:
-    """MB of an idle dyno and per session; 10, 100 and 500 sessions: errors, round trip, MB"""
+    """MB (PSS) of each peer, idle; 10, 100 and 500 sessions: errors, round trip, MB"""
     idle = Table(
-        "Memory, idle",
-        "PSS of all processes, each peer alone, its apps run once where it does that at boot; the same two apps for "
-        "all, and this dyno with the apps of the example.",
-        ["MB", "processes"],
+        "Memory, idle", "PSS of all processes, each peer alone. The example: this dyno as it is in this project."
     )
 
-    def weigh(name: str, server: Server) -> None:
-        idle.add(name, MB=server.pss(), processes=len(server.processes()))
+    def weigh(name: str) -> None:
+        with running([name], example=name == "the example") as servers:
+            idle.add(name, {"MB": servers[name].pss(), "processes": len(servers[name].processes())})
 
-    def once(name: str) -> None:
-        with running(name) as servers:
-            weigh(name, servers[name])
-
-    def example() -> None:
-        server = Server("dyno")
-        try:
-            server.start(lambda server: dyno(server, example=True))
-            server.wait(f"{server.urls.site}/healthz")
-            weigh("this dyno, the example", server)
-        finally:
-            server.stop()
-
-    in_turns(idle, run.peers, min(run.rounds, 2), once)
-    for _ in range(min(run.rounds, 2)):
-        example()
-    idle.promise("idle, 2 + 2 workers, the example's apps", ("this dyno, the example", "MB"), at_most=190)
+    run.in_turns(idle, [*run.peers, "the example"], weigh)
+    idle.promise("MB, idle, 2 + 2 workers, the example's apps", "MB", row="the example", at_most=190)
     yield idle
 
-    sessions = Table(
-        "Cost as sessions grow",
-        "Sessions open at the same time, each moving its slider every 5 s. kB: memory per session beyond the idle peer.",
-        ["opened/s", "errors", "median ms", "p95 ms", "MB", "kB per session", "client"],
-    )
+    growth = Table("Cost as sessions grow", "Open sessions, each of which moves its slider every 5 s.")
 
     def grow(name: str) -> None:
-        with running(name) as servers:
-            server = servers[name]
-            with open_sessions(server, 4):
-                empty = server.pss()
+        with running([name]) as servers:
+            with open_sessions(servers[name], 8):
+                empty = servers[name].pss()
             for count in (10, 100, 500):
-                began = time.perf_counter()
-                with open_sessions(server, count) as opened:
-                    taken, errors = time.perf_counter() - began, count - len(opened)
-                    with counting_cpu() as used:
-                        times = moves(opened, per_second=0.2, seconds=max(run.seconds, 5.0))
-                    full = server.pss()
-                sessions.add(f"{TITLES[name]}: {count}", errors=errors, MB=full, client=used["client"], **{
-                    "opened/s": len(opened) / taken, "median ms": ms(median(times)),
-                    "p95 ms": ms(quantiles(times, n=20)[18]), "kB per session": (full - empty) * 1e3 / count,
+                with Cpu(servers[name]) as opening, contextlib.ExitStack() as stack:
+                    sessions = stack.enter_context(open_sessions(servers[name], count))
+                    opening.stop()
+                    times, errors = moves(sessions, 0.2, 5)
+                    full = servers[name].pss()
+                growth.add(f"{TITLES[name]}: {count}", {
+                    "opened/s": len(sessions) / opening.elapsed, "errors": count - len(sessions) + errors,
+                    **spread(times, 95), "MB": full, "kB per session": (full - empty) * 1e3 / count,
                 })  # fmt: skip
 
-    in_turns(sessions, chosen(run, "dyno", "nginx"), 1, grow)
+    Run(run.peers, 1, run.seconds).in_turns(growth, run.chosen("dyno", "nginx"), grow)
     row = f"{TITLES['dyno']}: 500"
-    sessions.promise("500 sessions: errors", (row, "errors"), at_most=0)
-    sessions.promise("500 sessions: median round trip, ms", (row, "median ms"), at_most=20)
-    yield sessions
+    growth.promise("errors of 500 sessions", "errors", row=row, at_most=0)
+    growth.promise("median round trip of 500 sessions, ms", "p50 ms", row=row, at_most=20)
+    yield growth
 
 
 @part
@@ -371,104 +301,123 @@ def compression(run: Run) -> Iterator[Table]:
     """the WebSocket with and without --websocket-compression-level: a document of 1 MB, 1,000 small patches"""
     table = Table(
         "WebSocket compression",
-        "This dyno with Bokeh's --websocket-compression-level, one client that offers permessage-deflate. The document "
-        "has 1 MB of numbers, the patch one sentence. CPU: of all the dyno's processes.",
-        ["document kB", "document ms", "document CPU ms", "patches kB", "patch ms", "patch CPU ms"],
+        "This dyno with one Bokeh worker and --websocket-compression-level; a client that offers permessage-deflate. The "
+        "document has 1 MB of numbers, a patch one sentence. CPU: of all the dyno's processes.",
     )
-    levels = {"off": "", "level 1": "1", "level 6": "6", "level 9": "9"}
-    servers = {name: Server("dyno") for name in levels}
-    try:
-        for name, level in levels.items():
-            option = f"--websocket-compression-level {level}" if level else ""
-            servers[name].start(lambda server, option=option: dyno(server, bokeh_options=option, BOKEH_WORKERS="1"))
+    for level in ("off", "1", "6", "9"):
+        option = "" if level == "off" else f"--websocket-compression-level {level}"
+        with running(["dyno"], bokeh_options=option, BOKEH_WORKERS="1") as servers:
+            server = servers["dyno"]
 
-        def once(name: str) -> None:
-            server, url = servers[name], servers[name].view_url("large")
-            server.wait()
-            view(url, deflate=True).close()
-            documents, cpu = [], server.cpu_seconds()
-            for _ in range(5):
-                began = time.perf_counter()
-                session = view(url, deflate=True)
-                documents.append(time.perf_counter() - began)
-                kilobytes = session.bytes / 1e3
+            def pull(url: str = server.view_url("large")) -> Session:
+                return view(url, deflate=True)
+
+            def once(row: str, server: Server = server, pull: Callable[[], Session] = pull) -> None:
+                with Cpu(server) as documents:
+                    for _ in range(5):
+                        session = pull()
+                        session.close()
+                session = pull()
+                document = session.bytes
+                with Cpu(server) as patches:
+                    for number in range(1000):
+                        session.move(number / 2, contains=f"says {number / 2}.")
                 session.close()
-            document_cpu = (server.cpu_seconds() - cpu) / 5
-            session = view(url, deflate=True)
-            received, cpu, began = session.bytes, server.cpu_seconds(), time.perf_counter()
-            for number in range(1000):
-                content, _ = session.move(number / 2)
-                if f"says {number / 2}." not in content:
-                    raise WrongAnswer(f"not the text that was asked for: {content[:200]}")
-            elapsed = time.perf_counter() - began
-            table.add(name, **{
-                "document kB": kilobytes, "document ms": ms(median(documents)), "document CPU ms": ms(document_cpu),
-                "patches kB": (session.bytes - received) / 1e3, "patch ms": elapsed,
-                "patch CPU ms": server.cpu_seconds() - cpu,
-            })  # fmt: skip
-            session.close()
+                table.add(row, {
+                    "document kB": document / 1e3, "ms": documents.elapsed * 1e3 / 5, **documents.per(5, "document "),
+                    "1,000 patches kB": (session.bytes - document) / 1e3, "patch ms": patches.elapsed,
+                    **patches.per(1000, "patch "),
+                })  # fmt: skip
 
-        in_turns(table, levels, run.rounds, once)
-    finally:
-        for server in servers.values():
-            server.stop()
+            pull().close()
+            run.in_turns(table, [level], once)
     yield table
 
 
 # --- what they have in common ----------------------------------------------------------------------------------------
 
 
-def chosen(run: Run, *names: str) -> list[str]:
-    """Return those of the names that this run compares; `bokeh serve` alone always is."""
-    return [name for name in names if name in run.with_bokeh_serve()]
+class Cpu:
+    """How long a block took, and how busy it kept the server and this process, the load generator."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def __enter__(self) -> Cpu:
+        self._servers, self._client = self._server.cpu_seconds(), time.process_time()
+        self._began, self.elapsed = time.perf_counter(), 0.0
+        return self
+
+    def stop(self) -> None:
+        """End the measuring before the block does."""
+        if not self.elapsed:
+            self.elapsed = time.perf_counter() - self._began
+            self._client = (time.process_time() - self._client) / self.elapsed
+            self._servers = self._server.cpu_seconds() - self._servers
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def per(self, count: int, what: str = "") -> dict[str, float]:
+        """Return two columns: the server's CPU for each of `count`; the share of a core that the client was busy."""
+        return {f"{what}CPU ms": self._servers * 1e3 / count, **({} if what else {"client": self._client})}
 
 
-def at_once(threads: int, work: Callable[[], None]) -> None:
-    """Call work in that many threads and raise the error of the first that has one."""
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def spread(times: list[float], high: int) -> dict[str, float]:
+    """Return two columns: median and a high percentile of these seconds, in ms."""
+    cuts = quantiles(times, n=100)
+    return {"p50 ms": cuts[49] * 1e3, f"p{high} ms": cuts[high - 1] * 1e3}
+
+
+def at_once(threads: int, work: Callable, *arguments: Iterable) -> None:
+    """Call work for all the arguments in that many threads. Raises the first error."""
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(work) for _ in range(threads)]:
-            future.result()
+        list(pool.map(work, *arguments))
 
 
 @contextlib.contextmanager
 def open_sessions(server: Server, count: int) -> Iterator[list[Session]]:
     """Open sessions of the app `curve`, eight at a time, and close them in the end; those that fail are not there."""
     opened: list[Session] = []
-    numbers = iter(range(count))
 
-    def work() -> None:
-        for _ in numbers:
-            with contextlib.suppress(WrongAnswer, OSError):
-                opened.append(view(server.view_url("curve")))
+    def work(_: int) -> None:
+        with contextlib.suppress(WrongAnswer, OSError):
+            opened.append(view(server.view_url("curve")))
 
     try:
-        at_once(8, work)
+        at_once(8, work, range(count))
         yield opened
     finally:
         for session in opened:
             session.close()
 
 
-def moves(sessions: list[Session], per_second: float, seconds: float) -> Samples:
-    """Move the slider of every session so many times a second, each at its own moments; return the round trips."""
-    times: Samples = []
-    failed = threading.Event()
+def moves(sessions: list[Session], per_second: float, duration: float) -> tuple[list[float], int]:
+    """Move the slider of each session so many times a second, all at moments of their own.
+
+    Returns the seconds of each round trip, and how many sessions did not get their answer.
+    """
+    times: list[float] = []
+    errors: list[Exception] = []
     began = time.perf_counter()
 
     def work(session: Session, moment: float) -> None:
-        while moment < seconds and not failed.is_set():
-            time.sleep(max(0.0, began + moment - time.perf_counter()))
-            try:
+        try:
+            while moment < duration:
+                time.sleep(max(0.0, began + moment - time.perf_counter()))
                 times.append(session.move_curve(random.randrange(2000) / 2))
-            except (WrongAnswer, OSError):
-                failed.set()
-                raise
-            moment += 1 / per_second
+                moment += 1 / per_second
+        except (WrongAnswer, OSError) as error:
+            errors.append(error)
 
-    with ThreadPoolExecutor(len(sessions)) as pool:
-        futures = [
-            pool.submit(work, session, number / len(sessions) / per_second) for number, session in enumerate(sessions)
-        ]
-    for future in futures:
-        future.result()
-    return times
+    at_once(len(sessions), work, sessions, [number / len(sessions) / per_second for number in range(len(sessions))])
+    if not times:
+        raise WrongAnswer(f"no session got an answer: {errors[:1]}")
+    return times, len(errors)

@@ -11,6 +11,7 @@ import sys
 import threading
 
 from flask import Flask, Response, request
+
 from flask_app import create_app
 
 

@@ -13,9 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 from dyno_under_test import INHERITED, ROOT, copy_project, free_port, procfile_line, temporary_folder
@@ -30,7 +29,7 @@ BOOT = 60.0  # seconds
 NGINX = """\
 daemon off;
 pid nginx.pid;
-{user}events {{ worker_connections 1024; }}
+{user}events {{ worker_connections 4096; }}
 error_log stderr;
 http {{
     access_log access.log;
@@ -66,14 +65,12 @@ http {{
 
 @dataclass
 class Urls:
-    """Where a peer answers: the site, the Bokeh server's URL (apps and /static are below it) where there is one.
-
-    own_page: the page with the app is the app's own, not one of the site.
-    """
+    """Where a peer answers."""
 
     site: str
-    bokeh: str = ""
-    own_page: bool = False
+    ready: list[str]  # all of it works when all of these answer
+    bokeh: str = ""  # above the apps and /static, where there is one such URL
+    own_page: bool = False  # the page with an app is the app's own, not one of the site
 
 
 class Server:
@@ -111,23 +108,24 @@ class Server:
 
     # --- for the measures ---
 
-    def start(self, adapter: Callable[[Server], Urls] | None = None) -> None:
-        """Run the adapter, that of its name by default; see `wait`."""
-        self.urls = (adapter or ADAPTERS[self.name])(self)
+    def start(self, **options: object) -> None:
+        """Start its processes; see `wait`. options are those of its adapter."""
+        self.urls = ADAPTERS.get(self.name, dyno)(self, **options)
 
-    def wait(self, url: str = "") -> float:
-        """Wait until url, that of the app in a page by default, answers; return the seconds since the start."""
-        url = url or self.view_url("curve")
-        while time.monotonic() < self.began + BOOT:
-            for process in self._started:
-                if process.poll() is not None:
-                    raise WrongAnswer(f"{self.name} ended with {process.returncode}: {self.log()[-2000:]}")
-            try:
-                get(url)
-                return time.monotonic() - self.began
-            except (OSError, WrongAnswer):
-                time.sleep(0.005)
-        raise WrongAnswer(f"{self.name}: {url} does not answer within {BOOT} s: {self.log()[-2000:]}")
+    def wait(self) -> float:
+        """Wait until all of it answers; return the seconds since the start."""
+        for url in self.urls.ready:
+            while True:
+                if ended := [process.returncode for process in self._started if process.poll() is not None]:
+                    raise WrongAnswer(f"{self.name} ended with {ended[0]}: {self.log()[-2000:]}")
+                try:
+                    get(url)
+                    break
+                except (OSError, WrongAnswer):
+                    time.sleep(0.005)
+                if time.monotonic() > self.began + BOOT:
+                    raise WrongAnswer(f"{url} does not answer within {BOOT} s: {self.log()[-2000:]}")
+        return time.monotonic() - self.began
 
     def view_url(self, app: str) -> str:
         """Return the URL of the page with an app in it."""
@@ -158,12 +156,16 @@ class Server:
         """Return how many times the app `curve` was run so far."""
         return self.runs.stat().st_size if self.runs.exists() else 0
 
-    def stop(self) -> float:
-        """Stop everything, by force what does not stop by itself, and remove the folder; return the seconds it took."""
-        began = time.monotonic()
+    def interrupt(self) -> None:
+        """Tell all processes to stop."""
         for process in self._started:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
+
+    def stop(self) -> float:
+        """Stop everything, by force what does not stop by itself, and remove the folder; return the seconds it took."""
+        began = time.monotonic()
+        self.interrupt()
         try:
             while (left := self.processes()) and time.monotonic() < began + 15:
                 for process in self._started:
@@ -190,7 +192,8 @@ def dyno(server: Server, example: bool = False, bokeh_options: str = "", **env: 
         procfile = server.folder / "Procfile.dyno"
         procfile.write_text(procfile.read_text().rstrip() + f" {bokeh_options}\n")
     server.run(f"/bin/sh -c 'exec {procfile_line(server.folder)}'", venv=str(ROOT / ".venv"), PORT=str(port), **env)
-    return Urls(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}/bkapp")
+    site = f"http://127.0.0.1:{port}"
+    return Urls(site, [f"{site}/healthz"], f"{site}/bkapp")
 
 
 def direct(server: Server) -> Urls:
@@ -203,7 +206,8 @@ def direct(server: Server) -> Urls:
         PYTHONPATH=PATH, RUN_DIR=".", BENCH_BOKEH_URL=f"http://127.0.0.1:{bokeh}",
     )  # fmt: skip
     server.run(f"bokeh serve {APPS} --port {bokeh} --allow-websocket-origin 127.0.0.1:{flask}")
-    return Urls(f"http://127.0.0.1:{flask}", f"http://127.0.0.1:{bokeh}")
+    site, apps = f"http://127.0.0.1:{flask}", f"http://127.0.0.1:{bokeh}"
+    return Urls(site, [site, f"{apps}/curve/metadata"], apps)
 
 
 def nginx(server: Server) -> Urls:
@@ -222,7 +226,7 @@ def nginx(server: Server) -> Urls:
             f" --allow-websocket-origin 127.0.0.1:{port}"
         )
     server.run(f"nginx -p {server.folder} -c nginx.conf")
-    return Urls(site, f"{site}/bkapp")
+    return Urls(site, [site, *(f"http://127.0.0.1:{number}/bkapp/curve/metadata" for number in bokeh)], f"{site}/bkapp")
 
 
 def tornado(server: Server) -> Urls:
@@ -235,18 +239,19 @@ def tornado(server: Server) -> Urls:
         PYTHONPATH=PATH, BENCH_BOKEH_URL=f"{site}/bkapp",
     )  # fmt: skip
     server.run(f"bokeh serve {APPS} --port {bokeh} --prefix /bkapp --allow-websocket-origin 127.0.0.1:{port}")
-    return Urls(site, f"{site}/bkapp")
+    return Urls(site, [site, f"{site}/bkapp/curve/metadata"], f"{site}/bkapp")
 
 
 def embedded(server: Server) -> Urls:
     """Bokeh's flask_gunicorn_embed"""
-    port, bokeh = free_port(), free_port()
+    port = free_port()
     server.prepare()
     server.run(
         f"gunicorn --workers 2 --bind 127.0.0.1:{port} bench.peer_servers:embedded()",
-        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}", 
+        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}",
     )  # fmt: skip
-    return Urls(f"http://127.0.0.1:{port}")
+    site = f"http://127.0.0.1:{port}"
+    return Urls(site, [site])
 
 
 def fastapi(server: Server) -> Urls:
@@ -258,7 +263,7 @@ def fastapi(server: Server) -> Urls:
         PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}",
     )  # fmt: skip
     site = f"http://127.0.0.1:{port}"
-    return Urls(site, site, own_page=True)
+    return Urls(site, [site], site, own_page=True)
 
 
 def bokeh_serve(server: Server) -> Urls:
@@ -267,7 +272,7 @@ def bokeh_serve(server: Server) -> Urls:
     server.prepare()
     server.run(f"bokeh serve {APPS} --port {port}")
     site = f"http://127.0.0.1:{port}"
-    return Urls(site, site, own_page=True)
+    return Urls(site, [f"{site}/curve/metadata"], site, own_page=True)
 
 
 ADAPTERS = {adapter.__name__: adapter for adapter in (dyno, direct, nginx, tornado, embedded, fastapi, bokeh_serve)}
@@ -276,15 +281,17 @@ TITLES = {name: str(adapter.__doc__) for name, adapter in ADAPTERS.items()}
 
 
 @contextlib.contextmanager
-def running(*names: str) -> Iterator[dict[str, Server]]:
-    """Run the peers of these names, started together, until the end of the block."""
+def running(names: Iterable[str], **options: object) -> Iterator[dict[str, Server]]:
+    """Run the peers of these names, started together, until the end of the block; options are for their adapters."""
     servers = {name: Server(name) for name in names}
     try:
         for server in servers.values():
-            server.start()
+            server.start(**options)
         for server in servers.values():
             server.wait()
         yield servers
     finally:
+        for server in servers.values():
+            server.interrupt()
         for server in servers.values():
             server.stop()
