@@ -1,4 +1,7 @@
-"""Measure this dyno and its peers with the same small site, in turns; print tables, write JSON and RESULTS.md."""
+"""Measure this dyno and its peers, all with the same small site, in turns; print tables, write JSON.
+
+A run of everything also writes bench/RESULTS.md and the table of promises in the README.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from statistics import median
@@ -25,7 +28,13 @@ from bench.measures import PARTS, Run, Table, Target
 from bench.peers import PEERS, TITLES
 
 FOLDER = ROOT / "bench"
-PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "uvicorn", "bokeh-fastapi", "a2wsgi", "requests")
+PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "bokeh-fastapi", "uvicorn", "a2wsgi", "requests")
+HOW = (
+    "The last whole run of `bin/bench`, which writes this file. Every peer serves the same site and the same apps "
+    "(`bench/site`), in turns, on the same machine as the load generator. A figure is the median of the rounds, with "
+    "the lowest and the highest in parentheses where they differ; a ratio is taken round by round. CPU ms: of all the "
+    "peer's processes, for each page, view and so on. client: how busy the load generator was; 1 is one core."
+)
 
 
 def main() -> int:
@@ -33,44 +42,46 @@ def main() -> int:
     arguments = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is stopped on the way out
     machine = describe_machine()
-    run = Run(arguments.peers, arguments.rounds, arguments.seconds)
     tables: dict[str, list[Table]] = {}
     began = time.monotonic()
     for name in arguments.parts:
-        print(f"bench: {name}: {about(name)}", file=sys.stderr)
+        print(f"bench: {name}: {PARTS[name].__doc__}", file=sys.stderr)
         tables[name] = []
         try:
-            for table in PARTS[name](run):
+            for table in PARTS[name](Run(arguments.peers, arguments.rounds, arguments.seconds)):
                 tables[name].append(table)
-                print(f"\n{markdown(table)}", flush=True)
+                print(f"{markdown(table)}\n", flush=True)
         except (WrongAnswer, OSError) as error:  # a peer did not even start
-            tables[name].append(Table(name, "Not measured.", failures={name: str(error)}))
-            print(f"\n{markdown(tables[name][-1])}", flush=True)
-    everything = [table for several in tables.values() for table in several]
+            tables[name].append(Table(name, "Not measured.", failures={"it": str(error)}))
+            print(f"{markdown(tables[name][-1])}\n", flush=True)
     machine["minutes"] = f"{(time.monotonic() - began) / 60:.1f}"
-    print(f"\n{targets(everything)}\n\n{described(machine)}")
+    everything = [table for several in tables.values() for table in several]
+    print(f"{promises(everything)}\n\n{described(machine)}")
     is_whole = arguments.parts == list(PARTS) and arguments.peers == PEERS
-    path = FOLDER / ("results.json" if is_whole else "partial.json")
+    path = arguments.json or FOLDER / ("results.json" if is_whole else "partial.json")
     path.write_text(json.dumps({"machine": machine, "parts": as_json(tables)}, indent=1) + "\n")
-    print(f"bench: wrote {path.relative_to(ROOT)}", file=sys.stderr)
     if is_whole:
-        (FOLDER / "RESULTS.md").write_text(report(machine, everything))
-        print("bench: wrote bench/RESULTS.md", file=sys.stderr)
+        report = ["# Figures", HOW, described(machine), promises(everything), *map(markdown, everything)]
+        (FOLDER / "RESULTS.md").write_text("\n\n".join(report) + "\n")
+        quote(f"{machine['date'][:10]}, {machine['machine'].split(', ')[0]}:\n\n{promises(everything)}")
     return 1 if any(table.failures for table in everything) else 0
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parts = "\n".join(f"  {name:<12} {about(name)}" for name in PARTS)
+    parts = "\n".join(f"  {name:<12} {measure.__doc__}" for name, measure in PARTS.items())
     peers = "\n".join(f"  {name:<12} {TITLES[name]}" for name in PEERS)
     parser = argparse.ArgumentParser(
-        prog="bin/bench", description=__doc__, epilog=f"parts:\n{parts}\n\npeers:\n{peers}",
+        prog="bin/bench",
+        description=__doc__,
+        epilog=f"parts:\n{parts}\n\npeers:\n{peers}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("parts", nargs="*", metavar="part", help="all of them when none is named")
     parser.add_argument("--peers", default=",".join(PEERS), help="names, separated by commas (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="samples of every figure (default: 3)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of load in a round (default: 4)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load in a round (default: 3)")
+    parser.add_argument("--json", type=Path, help="(default: bench/results.json; for a part of it bench/partial.json)")
     arguments = parser.parse_args()
     arguments.parts = arguments.parts or list(PARTS)
     arguments.peers = arguments.peers.split(",")
@@ -78,43 +89,44 @@ def parse() -> argparse.Namespace:
         for name in names:
             if name not in known:
                 parser.error(f"there is no {what} {name!r}: choose from {', '.join(known)}")
-    if arguments.rounds < 1 or not 0 < arguments.seconds <= 60:
-        parser.error("--rounds has to be 1 or more, --seconds more than 0 and at most 60")
+    if not 1 <= arguments.rounds <= 100 or not 0 < arguments.seconds <= 60:
+        parser.error("--rounds may be 1 to 100, --seconds more than 0 and at most 60")
     return arguments
 
 
-def about(part: str) -> str:
-    """Return the sentence about a part."""
-    return str(PARTS[part].__doc__).splitlines()[0]
-
-
 def describe_machine() -> dict[str, str]:
-    """Return what the figures depend on: machine, load, versions, the commit."""
-
-    def first_line(*command: str) -> str:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-            return (done.stdout or done.stderr).strip().partition("\n")[0]
-        except OSError:
-            return "none"
-
-    cpus = (
-        re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
-    )
+    """Return what the figures depend on: machine, load, commit, versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    cpus = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    changed = first_line("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "chromium")
-    changed = (
-        " and changes" if first_line("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no") else ""
-    )
     return {
         "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
-        "commit": first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") + changed,
+        "commit": first_line("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD") + (changed and ", changed"),
         "machine": f"{os.cpu_count()} cores, {cpus[0] if cpus else platform.processor()}, {platform.platform()}",
-        "load at the start": f"{os.getloadavg()[0]:.1f}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
         "nginx": first_line("nginx", "-v").rpartition("/")[2],
         "Chromium": first_line(chromium, "--version").removeprefix("Chromium ").partition(" ")[0],
-        **{package: version(package) for package in PACKAGES},
+        **{package: version_of(package) for package in PACKAGES},
     }
+
+
+def first_line(*command: str) -> str:
+    """Return the first line that a command prints, "none" when there is no such command."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        return (done.stdout or done.stderr).strip().partition("\n")[0]
+    except OSError:
+        return "none"
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, or "none"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def described(machine: dict[str, str]) -> str:
@@ -129,7 +141,7 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def cell(samples: list[float] | None) -> str:
+def cell(samples: list[float]) -> str:
     """Return the median and, in parentheses, the lowest and the highest sample."""
     if not samples:
         return ""
@@ -142,30 +154,28 @@ def markdown(table: Table) -> str:
     columns = list(dict.fromkeys(column for cells in table.rows.values() for column in cells))
     lines = [f"### {table.title}", "", table.how, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row, cells in table.rows.items():
-        lines.append(f"| {TITLES.get(row, row)} | " + " | ".join(cell(cells.get(name)) for name in columns) + " |")
+        lines.append(f"| {TITLES.get(row, row)} | {' | '.join(cell(cells.get(name, [])) for name in columns)} |")
     lines += [f"\n{TITLES.get(name, name)} failed: {why}" for name, why in table.failures.items()]
     return "\n".join(lines)
 
 
-def targets(tables: list[Table]) -> str:
-    """Return the table of promises."""
+def promises(tables: list[Table]) -> str:
+    """Return the table of promises, kept and not."""
 
     def line(table: Table, target: Target) -> str:
         limit = f"at most {target.at_most:g}" if isfinite(target.at_most) else f"at least {target.at_least:g}"
-        return f"| {table.title}: {target.text} | {limit} | {cell(target.samples)} | {'met' if target.met else '**not met**'} |"
+        verdict = "met" if target.met else "**not met**"
+        return f"| {table.title}: {target.text} | {limit} | {cell(target.samples)} | {verdict} |"
 
     lines = [line(table, target) for table in tables for target in table.targets]
-    return "\n".join(["### Promises", "", "| promise | limit | measured | |", "|---|---|---|---|", *lines])
+    return "\n".join(["| promise | limit | measured | |", "|---|---|---|---|", *lines])
 
 
-def report(machine: dict[str, str], tables: list[Table]) -> str:
-    """Return RESULTS.md."""
-    how = (
-        "The last whole run of `bin/bench`, which writes this file. Every peer serves the same site and apps "
-        "(`bench/site`), in turns within a round, on the same machine as the load generator. A figure is the median of "
-        "the rounds, with the lowest and the highest in parentheses; a ratio is taken round by round."
-    )
-    return "\n\n".join(["# Figures", how, described(machine), targets(tables), *map(markdown, tables)]) + "\n"
+def quote(text: str) -> None:
+    """Put text between the two marks in the README."""
+    readme = ROOT / "README.md"
+    between = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", re.DOTALL)
+    readme.write_text(between.sub(lambda _: text + "\n", readme.read_text(), count=1))
 
 
 def as_json(tables: dict[str, list[Table]]) -> dict[str, object]:
@@ -173,13 +183,24 @@ def as_json(tables: dict[str, list[Table]]) -> dict[str, object]:
     return {
         name: [
             {
-                "title": table.title, "rows": table.rows, "failures": table.failures,
-                "targets": [vars(target) | {"met": target.met} for target in table.targets],
+                "title": table.title,
+                "rows": table.rows,
+                "failures": table.failures,
+                "promises": [
+                    {
+                        "text": target.text,
+                        "at least": target.at_least if isfinite(target.at_least) else None,
+                        "at most": target.at_most if isfinite(target.at_most) else None,
+                        "samples": target.samples,
+                        "met": target.met,
+                    }
+                    for target in table.targets
+                ],
             }
             for table in several
         ]
         for name, several in tables.items()
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

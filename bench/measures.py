@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +160,7 @@ def roundtrip(run: Run) -> Iterator[Table]:
             times, stop = [], time.perf_counter() + run.seconds
             with Cpu(servers[name]) as cpu:
                 while time.perf_counter() < stop:
-                    times.append(sessions[name][0].move_curve(random.randrange(2000) / 2))
+                    times.append(sessions[name][0].move_curve())
             one.add(name, {**spread(times, 95), **cpu.per(len(times))})
 
         def once_fifty(name: str) -> None:
@@ -240,7 +239,7 @@ def first(run: Run) -> Iterator[Table]:
 
 @part
 def boot(run: Run) -> Iterator[Table]:
-    """from the command to the open port, from SIGINT to the last process gone, beside `bokeh serve` alone"""
+    """from the command to the open port, from SIGTERM to the last process gone, beside `bokeh serve` alone"""
     table = Table("Boot and stop", "Until /healthz answers, elsewhere until every process does; stopped while idle.")
 
     def once(name: str) -> None:
@@ -265,10 +264,10 @@ def memory(run: Run) -> Iterator[Table]:
     )
 
     def weigh(name: str) -> None:
-        with running([name], example=name == "the example") as servers:
+        with running([name], **({"example": True} if name == "the example" else {})) as servers:
             idle.add(name, {"MB": servers[name].pss(), "processes": len(servers[name].processes())})
 
-    run.in_turns(idle, [*run.peers, "the example"], weigh)
+    run.in_turns(idle, [*run.peers, *(["the example"] if "dyno" in run.peers else [])], weigh)
     idle.promise("MB, idle, 2 + 2 workers, the example's apps", "MB", row="the example", at_most=190)
     yield idle
 
@@ -412,7 +411,7 @@ def moves(sessions: list[Session], per_second: float, duration: float) -> tuple[
         try:
             while moment < duration:
                 time.sleep(max(0.0, began + moment - time.perf_counter()))
-                times.append(session.move_curve(random.randrange(2000) / 2))
+                times.append(session.move_curve())
                 moment += 1 / per_second
         except (WrongAnswer, OSError) as error:
             errors.append(error)
