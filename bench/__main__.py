@@ -16,8 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
+from dataclasses import asdict
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +28,7 @@ from bench.measures import PARTS, Run, Table, Target
 from bench.peers import PEERS, TITLES
 
 FOLDER = ROOT / "bench"
-PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "bokeh-fastapi", "uvicorn", "a2wsgi", "requests")
+PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "bokeh_fastapi", "uvicorn", "a2wsgi", "requests")
 HOW = (
     "The last whole run of `bin/bench`, which writes this file. Every peer serves the same site and the same apps "
     "(`bench/site`), in turns, on the same machine as the load generator. A figure is the median of the rounds, with "
@@ -59,7 +59,13 @@ def main() -> int:
     print(f"{promises(everything)}\n\n{described(machine)}")
     is_whole = arguments.parts == list(PARTS) and arguments.peers == PEERS
     path = arguments.json or FOLDER / ("results.json" if is_whole else "partial.json")
-    path.write_text(json.dumps({"machine": machine, "parts": as_json(tables)}, indent=1) + "\n")
+    path.write_text(
+        json.dumps(
+            {"machine": machine, "parts": {name: list(map(asdict, several)) for name, several in tables.items()}},
+            indent=1,
+        )
+        + "\n"
+    )
     if is_whole:
         report = ["# Figures", HOW, described(machine), promises(everything), *map(markdown, everything)]
         (FOLDER / "RESULTS.md").write_text("\n\n".join(report) + "\n")
@@ -108,7 +114,7 @@ def describe_machine() -> dict[str, str]:
         "Python": platform.python_version(),
         "nginx": first_line("nginx", "-v").rpartition("/")[2],
         "Chromium": first_line(chromium, "--version").removeprefix("Chromium ").partition(" ")[0],
-        **{package: version_of(package) for package in PACKAGES},
+        **{package.name: package.version for package in distributions() if package.name.lower() in PACKAGES},
     }
 
 
@@ -118,14 +124,6 @@ def first_line(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         return (done.stdout or done.stderr).strip().partition("\n")[0]
     except OSError:
-        return "none"
-
-
-def version_of(package: str) -> str:
-    """Return the version of an installed package, or "none"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return "none"
 
 
@@ -163,7 +161,7 @@ def promises(tables: list[Table]) -> str:
     """Return the table of promises, kept and not."""
 
     def line(table: Table, target: Target) -> str:
-        limit = f"at most {target.at_most:g}" if isfinite(target.at_most) else f"at least {target.at_least:g}"
+        limit = f"at least {target.at_least:g}" if target.at_most is None else f"at most {target.at_most:g}"
         verdict = "met" if target.met else "**not met**"
         return f"| {table.title}: {target.text} | {limit} | {cell(target.samples)} | {verdict} |"
 
@@ -176,31 +174,6 @@ def quote(text: str) -> None:
     readme = ROOT / "README.md"
     between = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", re.DOTALL)
     readme.write_text(between.sub(lambda _: text + "\n", readme.read_text(), count=1))
-
-
-def as_json(tables: dict[str, list[Table]]) -> dict[str, object]:
-    """Return everything measured, every sample."""
-    return {
-        name: [
-            {
-                "title": table.title,
-                "rows": table.rows,
-                "failures": table.failures,
-                "promises": [
-                    {
-                        "text": target.text,
-                        "at least": target.at_least if isfinite(target.at_least) else None,
-                        "at most": target.at_most if isfinite(target.at_most) else None,
-                        "samples": target.samples,
-                        "met": target.met,
-                    }
-                    for target in table.targets
-                ],
-            }
-            for table in several
-        ]
-        for name, several in tables.items()
-    }
 
 
 if __name__ == "__main__":

@@ -85,15 +85,13 @@ class Server:
 
     # --- for the adapters ---
 
-    def prepare(self, dyno: bool = False, example: bool = False) -> None:
-        """Put the site into the folder: with dyno/ and all that belongs to it, or by itself."""
-        if dyno:
-            copy_project(self.folder, None if example else SITE)
-        else:
-            shutil.copytree(SITE, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
+    def prepare(self) -> None:
+        """Put the site and its apps into the folder."""
+        shutil.copytree(SITE, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     def run(self, command: str, venv: str = sys.prefix, **env: str) -> None:
         """Start a process; it inherits a PATH that begins with the venv, and next to nothing else."""
+        self.began = self.began or time.monotonic()
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         path = os.pathsep.join([f"{venv}/bin", os.environ["PATH"], "/usr/sbin"])
         with self._log.open("ab") as log:
@@ -103,7 +101,6 @@ class Server:
                 start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
         self._started.append(process)
-        self.began = self.began or time.monotonic()
 
     # --- for the measures ---
 
@@ -187,7 +184,7 @@ class Server:
 def dyno(server: Server, example: bool = False, bokeh_options: str = "", **env: str) -> Urls:
     """this dyno"""
     port = free_port()
-    server.prepare(dyno=True, example=example)
+    copy_project(server.folder, None if example else SITE)
     if bokeh_options:
         procfile = server.folder / "Procfile.dyno"
         procfile.write_text(procfile.read_text().rstrip() + f" {bokeh_options}\n")

@@ -26,4 +26,4 @@ def test_a_part_of_the_benchmark_measures_this_dyno(tmp_path: Path) -> None:
     assert figures["runs"] == [1, 1]
     assert all(value > 0 for samples in figures.values() for value in samples)
     assert all(len(samples) == 2 for samples in figures.values())
-    assert [promise["text"] for promise in table["promises"]] == ["app runs per view"]
+    assert [target["text"] for target in table["targets"]] == ["app runs per view"]
