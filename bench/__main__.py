@@ -59,13 +59,8 @@ def main() -> int:
     print(f"{promises(everything)}\n\n{described(machine)}")
     is_whole = arguments.parts == list(PARTS) and arguments.peers == PEERS
     path = arguments.json or FOLDER / ("results.json" if is_whole else "partial.json")
-    path.write_text(
-        json.dumps(
-            {"machine": machine, "parts": {name: list(map(asdict, several)) for name, several in tables.items()}},
-            indent=1,
-        )
-        + "\n"
-    )
+    parts = {name: [asdict(table) for table in several] for name, several in tables.items()}
+    path.write_text(json.dumps({"machine": machine, "parts": parts}, indent=1) + "\n")
     if is_whole:
         report = ["# Figures", HOW, described(machine), promises(everything), *map(markdown, everything)]
         (FOLDER / "RESULTS.md").write_text("\n\n".join(report) + "\n")

@@ -1,7 +1,7 @@
 """The load generators: HTTP and Bokeh's WebSocket protocol on plain sockets, and every answer is checked.
 
-Plain, because the clients share two cores with what they measure: a page costs this client some 30 µs and a message of
-the WebSocket 20 µs, where an HTTP library takes as long as the servers. `cpu_seconds` says what a measure really took.
+Plain, because the clients share two cores with what they measure: a page costs this client some 50 µs of CPU, where an
+HTTP library takes as long as the servers. The column `client` says how busy it was, of one core.
 """
 
 from __future__ import annotations
