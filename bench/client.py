@@ -152,8 +152,11 @@ def http_load(url: str, duration: float, whole: int = 1, unix: str = "") -> tupl
 class Session:
     """A Bokeh session as a browser has it: the WebSocket of a token."""
 
-    def __init__(self, app_url: str, token: str, deflate: bool = False) -> None:
-        """Open the WebSocket of the app at app_url and wait for Bokeh's ACK. Raises WrongAnswer when it is refused."""
+    def __init__(self, app_url: str, token: str, deflate: bool = True) -> None:
+        """Open the WebSocket of the app at app_url and wait for Bokeh's ACK. Raises WrongAnswer when it is refused.
+
+        deflate: offer compression, as browsers do.
+        """
         self.socket = Connection(app_url).socket
         self.bytes = 0  # received
         self._buffer = bytearray()
@@ -269,7 +272,7 @@ def frame(payload: bytes, opcode: int = 1) -> bytes:
     return bytes([0x80 | opcode]) + size + b"\0\0\0\0" + payload
 
 
-def view(url: str, contains: str = "ColumnDataSource", deflate: bool = False) -> Session:
+def view(url: str, contains: str = "ColumnDataSource", deflate: bool = True) -> Session:
     """View a page with an app, all but the drawing: page, autoload.js where the page asks for it, WebSocket, document."""
     page, app = get(url), url
     if script := AUTOLOAD.search(page):  # server_document's

@@ -265,6 +265,7 @@ def memory(run: Run) -> Iterator[Table]:
 
     def weigh(name: str) -> None:
         with running([name], **({"example": True} if name == "the example" else {})) as servers:
+            time.sleep(1)
             idle.add(name, {"MB": servers[name].pss(), "processes": len(servers[name].processes())})
 
     run.in_turns(idle, [*run.peers, *(["the example"] if "dyno" in run.peers else [])], weigh)
@@ -300,19 +301,19 @@ def compression(run: Run) -> Iterator[Table]:
     """the WebSocket with and without --websocket-compression-level: a document of 1 MB, 1,000 small patches"""
     table = Table(
         "WebSocket compression",
-        "This dyno with one Bokeh worker and --websocket-compression-level; a client that offers permessage-deflate. The "
+        "This dyno with one Bokeh worker and --websocket-compression-level; off: the client does not offer it. The "
         "document has 1 MB of numbers, a patch one sentence. CPU: of all the dyno's processes.",
     )
 
     def once(level: str) -> None:
-        option = "" if level == "off" else f"--websocket-compression-level {level}"
+        deflate, option = level != "off", f"--websocket-compression-level {level}" if level != "off" else ""
         with running(["dyno"], bokeh_options=option, BOKEH_WORKERS="1") as servers:
             server, url = servers["dyno"], servers["dyno"].view_url("large")
-            view(url, deflate=True).close()
+            view(url, deflate=deflate).close()
             with Cpu(server) as documents:
                 for _ in range(5):
-                    view(url, deflate=True).close()
-            session = view(url, deflate=True)
+                    view(url, deflate=deflate).close()
+            session = view(url, deflate=deflate)
             document = session.bytes
             with Cpu(server) as patches:
                 for number in range(1000):
