@@ -260,7 +260,8 @@ def boot(run: Run) -> Iterator[Table]:
 def memory(run: Run) -> Iterator[Table]:
     """MB (PSS) of each peer, idle; 10, 100 and 500 sessions: errors, round trip, MB"""
     idle = Table(
-        "Memory, idle", "PSS of all processes, each peer alone. The example: this dyno as it is in this project."
+        "Memory, idle",
+        "PSS of all processes, each peer alone, a second after its boot. The example: this dyno as it is here.",
     )
 
     def weigh(name: str) -> None:
