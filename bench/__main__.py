@@ -100,6 +100,7 @@ def describe_machine() -> dict[str, str]:
     cpuinfo = Path("/proc/cpuinfo")
     cpus = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     changed = first_line("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
+    versions = ((package.name.lower(), package.version) for package in distributions())
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "chromium")
     return {
         "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
@@ -109,7 +110,7 @@ def describe_machine() -> dict[str, str]:
         "Python": platform.python_version(),
         "nginx": first_line("nginx", "-v").rpartition("/")[2],
         "Chromium": first_line(chromium, "--version").removeprefix("Chromium ").partition(" ")[0],
-        **{package.name: package.version for package in distributions() if package.name.lower() in PACKAGES},
+        **{name: version for name, version in sorted(versions) if name in PACKAGES},
     }
 
 
