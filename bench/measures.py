@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -382,13 +383,18 @@ def at_once(threads: int, work: Callable, *arguments: Iterable) -> None:
 def open_sessions(server: Server, count: int) -> Iterator[list[Session]]:
     """Open sessions of the app `curve`, eight at a time, and close them in the end; those that fail are not there."""
     opened: list[Session] = []
+    errors: list[Exception] = []
 
     def work(_: int) -> None:
-        with contextlib.suppress(WrongAnswer, OSError):
+        try:
             opened.append(view(server.view_url("curve")))
+        except (WrongAnswer, OSError) as error:
+            errors.append(error)
 
     try:
         at_once(8, work, range(count))
+        if errors:
+            print(f"bench: {server.name}: {len(errors)} of {count} views failed: {errors[0]!r}", file=sys.stderr)
         yield opened
     finally:
         for session in opened:
