@@ -12,7 +12,7 @@ from statistics import median, quantiles
 
 from bench import browser
 from bench.client import Session, WrongAnswer, http_load, view
-from bench.peers import TITLES, Server, running
+from bench.peers import LATER, SOON, TITLES, Server, running
 
 Part = Callable[["Run"], Iterable["Table"]]
 PARTS: dict[str, Part] = {}
@@ -122,9 +122,10 @@ def views(run: Run) -> Iterator[Table]:
     table = Table(
         "Full page views",
         "Page, autoload.js where the page asks for it, WebSocket, document; four visitors at a time. "
-        "runs: how often the app's code ran per view.",
+        "runs: how often the app's code ran per view. A session is dropped a second after its visitor has left, so that "
+        "its end is part of the figures (CPU ms: all of it).",
     )
-    with running(run.peers) as servers:
+    with running(run.peers, unused=SOON) as servers:
 
         def once(name: str) -> None:
             server, times, runs = servers[name], [], servers[name].app_runs()
@@ -136,6 +137,8 @@ def views(run: Run) -> Iterator[Table]:
 
             with Cpu(server) as cpu:
                 at_once(4, visit, range(4))
+                cpu.elapse()
+                server.settle()
             runs = server.app_runs() - runs
             table.add(name, {
                 "view/s": len(times) / cpu.elapsed, **spread(times, 95), "runs": runs / len(times),
@@ -155,7 +158,7 @@ def roundtrip(run: Run) -> Iterator[Table]:
     """a slider's way to the server and back over the WebSocket, with 1 session and with 50"""
     one = Table("Slider round trip, one session", "From the slider's new value to the new curve, move after move.")
     fifty = Table("Slider round trip, 50 sessions", "Each of the sessions moves its slider twice a second.")
-    with running(run.peers) as servers:
+    with running(run.peers, unused=LATER) as servers:
 
         def alone(name: str) -> None:
             times, stop = [], time.perf_counter() + run.seconds
@@ -208,7 +211,7 @@ def alive(run: Run) -> Iterator[Table]:
         "slider has to change the curve. Warm: the same page again. kB with the WebSocket.",
     )
     names = run.chosen(*run.peers, "bokeh_serve")
-    with running(names) as servers, browser.chromium() as chromium:
+    with running(names, unused=LATER) as servers, browser.chromium() as chromium:
 
         def once(name: str) -> None:
             for kind, visit in browser.visits(chromium, servers[name].view_url("curve")):
@@ -274,21 +277,28 @@ def memory(run: Run) -> Iterator[Table]:
     idle.promise("MB, idle, 2 + 2 workers, the example's apps", "MB", row="the example", at_most=190)
     yield idle
 
-    growth = Table("Cost as sessions grow", "Open sessions, each of which moves its slider every 5 s.")
+    growth = Table(
+        "Cost as sessions grow",
+        "Open sessions, each of which moves its slider every 5 s. Then all are closed at once; to end s: until the peer "
+        "is idle again.",
+    )
 
     def grow(name: str) -> None:
-        with running([name]) as servers:
-            with open_sessions(servers[name], 8):
-                empty = servers[name].pss()
+        with running([name], unused=SOON) as servers:
+            server = servers[name]
+            with open_sessions(server, 8):
+                empty = server.pss()
             for count in (10, 100, 500):
-                with Cpu(servers[name]) as opening, contextlib.ExitStack() as stack:
-                    sessions = stack.enter_context(open_sessions(servers[name], count))
-                    opening.stop()
+                server.settle()
+                began = time.perf_counter()
+                with open_sessions(server, count) as sessions:
+                    opened = time.perf_counter() - began
                     times, errors = moves(sessions, 0.2, 5)
-                    full = servers[name].pss()
+                    full = server.pss()
                 growth.add(f"{TITLES[name]}: {count}", {
-                    "opened/s": len(sessions) / opening.elapsed, "errors": count - len(sessions) + errors,
+                    "opened/s": len(sessions) / opened, "errors": count - len(sessions) + errors,
                     **spread(times, 95), "MB": full, "kB per session": (full - empty) * 1e3 / count,
+                    "to end s": server.settle(),
                 })  # fmt: skip
 
     Run(run.peers, 1, run.seconds).in_turns(growth, run.chosen("dyno", "nginx"), grow)
@@ -309,7 +319,7 @@ def compression(run: Run) -> Iterator[Table]:
 
     def once(level: str) -> None:
         deflate, option = level != "off", f"--websocket-compression-level {level}" if level != "off" else ""
-        with running(["dyno"], bokeh_options=option, BOKEH_WORKERS="1") as servers:
+        with running(["dyno"], bokeh=option, BOKEH_WORKERS="1") as servers:
             server, url = servers["dyno"], servers["dyno"].view_url("large")
             view(url, deflate=deflate).close()
             with Cpu(server) as documents:
@@ -345,15 +355,15 @@ class Cpu:
         self._began, self.elapsed = time.perf_counter(), 0.0
         return self
 
-    def stop(self) -> None:
-        """End the measuring before the block does."""
-        if not self.elapsed:
-            self.elapsed = time.perf_counter() - self._began
-            self._client = (time.process_time() - self._client) / self.elapsed
-            self._servers = self._server.cpu_seconds() - self._servers
+    def elapse(self) -> None:
+        """End the time of the block here; the server's CPU counts until its end."""
+        self.elapsed = time.perf_counter() - self._began
+        self._client = (time.process_time() - self._client) / self.elapsed
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if not self.elapsed:
+            self.elapse()
+        self._servers = self._server.cpu_seconds() - self._servers
 
     def per(self, count: int, what: str = "") -> dict[str, float]:
         """Return two columns: the server's CPU for each of `count`; the share of a core that the client was busy."""
@@ -386,6 +396,8 @@ def open_sessions(server: Server, count: int) -> Iterator[list[Session]]:
     errors: list[Exception] = []
 
     def work(_: int) -> None:
+        if len(errors) > 10:
+            return
         try:
             opened.append(view(server.view_url("curve")))
         except (WrongAnswer, OSError) as error:
@@ -394,7 +406,10 @@ def open_sessions(server: Server, count: int) -> Iterator[list[Session]]:
     try:
         at_once(8, work, range(count))
         if errors:
-            print(f"bench: {server.name}: {len(errors)} of {count} views failed: {errors[0]!r}", file=sys.stderr)
+            print(
+                f"bench: {server.name}: {count - len(opened)} of {count} sessions failed: {errors[0]!r}",
+                file=sys.stderr,
+            )
         yield opened
     finally:
         for session in opened:

@@ -15,6 +15,15 @@ from flask import Flask, Response, request
 from flask_app import create_app
 
 
+def options() -> dict[str, int]:
+    """Return how long sessions are kept that no page has open, as both servers name it."""
+    unused = int(os.environ["BENCH_UNUSED"])
+    return {
+        "unused_session_lifetime_milliseconds": unused,
+        "check_unused_sessions_milliseconds": min(unused, 17_000),
+    }
+
+
 def applications() -> dict:
     """Return the site's apps, by path."""
     from bokeh.application import Application
@@ -92,7 +101,7 @@ def embedded() -> Flask:
 
     def serve() -> None:
         asyncio.set_event_loop(asyncio.new_event_loop())
-        bokeh = BokehTornado(applications(), extra_websocket_origins=[os.environ["BENCH_ORIGIN"]])
+        bokeh = BokehTornado(applications(), extra_websocket_origins=[os.environ["BENCH_ORIGIN"]], **options())
         http = HTTPServer(bokeh)
         http.add_sockets(sockets)
         server = BaseServer(IOLoop.current(), bokeh, http)
@@ -110,7 +119,7 @@ def fastapi() -> object:
     from fastapi import FastAPI
 
     app = FastAPI()
-    BokehFastAPI(applications(), app=app, websocket_origins=[os.environ["BENCH_ORIGIN"]])
+    BokehFastAPI(applications(), app=app, websocket_origins=[os.environ["BENCH_ORIGIN"]], **options())
     app.mount("/", WSGIMiddleware(create_app("none")))
     return app
 

@@ -25,6 +25,9 @@ SITE = ROOT / "bench" / "site"
 APPS = "bokeh_app/curve bokeh_app/large"
 PATH = os.pathsep.join([".", str(ROOT)])  # the folder's flask_app, not the example
 BOOT = 60.0  # seconds
+# ms until a session is dropped that no page has open. Bokeh drops it after 15 s, this dyno after 180, and both halt for
+# that: soon, where it belongs to what is measured, or not during the run.
+SOON, LATER = 1000, 900_000
 NGINX = """\
 daemon off;
 pid nginx.pid;
@@ -144,6 +147,16 @@ class Server:
         """Return the CPU time that its living processes have taken so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self.processes())
 
+    def settle(self) -> float:
+        """Wait until closed pages' sessions are dropped (see `dropping`), for a minute at most; return the seconds."""
+        began, used = time.monotonic(), 1.0
+        time.sleep(2 * SOON / 1000)
+        while used > 0.1 and time.monotonic() < began + 60:
+            before = self.cpu_seconds()
+            time.sleep(1)
+            used = self.cpu_seconds() - before
+        return time.monotonic() - began - 1
+
     def pss(self) -> float:
         """Return its memory in MB: proportional set size, in which what n processes share counts 1/n for each."""
         return sum(process.memory_full_info().pss for process in self.processes()) / 1e6
@@ -181,19 +194,23 @@ class Server:
         return taken
 
 
-def dyno(server: Server, example: bool = False, bokeh_options: str = "", **env: str) -> Urls:
+def dropping(unused: int) -> str:
+    """Return the options of `bokeh serve` that drop a session so many ms after its page was closed; 0: as it comes."""
+    return f" --unused-session-lifetime {unused} --check-unused-sessions {min(unused, 17_000)}" if unused else ""
+
+
+def dyno(server: Server, example: bool = False, bokeh: str = "", unused: int = 0, **env: str) -> Urls:
     """this dyno"""
     port = free_port()
     copy_project(server.folder, None if example else SITE)
-    if bokeh_options:
-        procfile = server.folder / "Procfile.dyno"
-        procfile.write_text(procfile.read_text().rstrip() + f" {bokeh_options}\n")
+    procfile = server.folder / "Procfile.dyno"
+    procfile.write_text(procfile.read_text().rstrip() + f" {bokeh}{dropping(unused)}\n")
     server.run(f"/bin/sh -c 'exec {procfile_line(server.folder)}'", venv=str(ROOT / ".venv"), PORT=str(port), **env)
     site = f"http://127.0.0.1:{port}"
     return Urls(site, [f"{site}/healthz"], f"{site}/bkapp")
 
 
-def direct(server: Server) -> Urls:
+def direct(server: Server, unused: int = 0) -> Urls:
     """gunicorn and `bokeh serve` on two ports"""
     flask, bokeh = free_port(), free_port()
     server.prepare()
@@ -202,12 +219,12 @@ def direct(server: Server) -> Urls:
         f"gunicorn --config python:dyno.gunicorn --bind 127.0.0.1:{flask} flask_app:create_app()",
         PYTHONPATH=PATH, RUN_DIR=".", BENCH_BOKEH_URL=f"http://127.0.0.1:{bokeh}",
     )  # fmt: skip
-    server.run(f"bokeh serve {APPS} --port {bokeh} --allow-websocket-origin 127.0.0.1:{flask}")
+    server.run(f"bokeh serve {APPS}{dropping(unused)} --port {bokeh} --allow-websocket-origin 127.0.0.1:{flask}")
     site, apps = f"http://127.0.0.1:{flask}", f"http://127.0.0.1:{bokeh}"
     return Urls(site, [site, f"{apps}/curve/metadata"], apps)
 
 
-def nginx(server: Server) -> Urls:
+def nginx(server: Server, unused: int = 0) -> Urls:
     """nginx and server_document as documented"""
     port, flask, *bokeh = (free_port() for _ in range(4))
     server.prepare()
@@ -219,14 +236,14 @@ def nginx(server: Server) -> Urls:
     server.run(f"gunicorn --workers 2 --bind 127.0.0.1:{flask} flask_app:create_app()", BENCH_BOKEH_URL=f"{site}/bkapp")
     for number in bokeh:
         server.run(
-            f"bokeh serve {APPS} --port {number} --prefix /bkapp --use-xheaders"
+            f"bokeh serve {APPS}{dropping(unused)} --port {number} --prefix /bkapp --use-xheaders"
             f" --allow-websocket-origin 127.0.0.1:{port}"
         )
     server.run(f"nginx -p {server.folder} -c nginx.conf")
     return Urls(site, [site, *(f"http://127.0.0.1:{number}/bkapp/curve/metadata" for number in bokeh)], f"{site}/bkapp")
 
 
-def tornado(server: Server) -> Urls:
+def tornado(server: Server, unused: int = 0) -> Urls:
     """the forum thread's Tornado proxy"""
     port, bokeh = free_port(), free_port()
     server.prepare()
@@ -235,39 +252,41 @@ def tornado(server: Server) -> Urls:
         f"python -m bench.peer_servers tornado {port} {bokeh}",
         PYTHONPATH=PATH, BENCH_BOKEH_URL=f"{site}/bkapp",
     )  # fmt: skip
-    server.run(f"bokeh serve {APPS} --port {bokeh} --prefix /bkapp --allow-websocket-origin 127.0.0.1:{port}")
+    server.run(
+        f"bokeh serve {APPS}{dropping(unused)} --port {bokeh} --prefix /bkapp --allow-websocket-origin 127.0.0.1:{port}"
+    )
     return Urls(site, [site, f"{site}/bkapp/curve/metadata"], f"{site}/bkapp")
 
 
-def embedded(server: Server) -> Urls:
+def embedded(server: Server, unused: int = 0) -> Urls:
     """Bokeh's flask_gunicorn_embed"""
     port = free_port()
     server.prepare()
     server.run(
         f"gunicorn --workers 2 --bind 127.0.0.1:{port} bench.peer_servers:embedded()",
-        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}",
+        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}", BENCH_UNUSED=str(unused or 15_000),
     )  # fmt: skip
     site = f"http://127.0.0.1:{port}"
     return Urls(site, [site])
 
 
-def fastapi(server: Server) -> Urls:
+def fastapi(server: Server, unused: int = 0) -> Urls:
     """bokeh-fastapi on uvicorn, Flask mounted"""
     port = free_port()
     server.prepare()
     server.run(
         f"uvicorn --factory bench.peer_servers:fastapi --port {port} --no-access-log",
-        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}",
+        PYTHONPATH=PATH, BENCH_ORIGIN=f"127.0.0.1:{port}", BENCH_UNUSED=str(unused or 15_000),
     )  # fmt: skip
     site = f"http://127.0.0.1:{port}"
     return Urls(site, [site], site, own_page=True)
 
 
-def bokeh_serve(server: Server) -> Urls:
+def bokeh_serve(server: Server, unused: int = 0) -> Urls:
     """`bokeh serve` alone"""
     port = free_port()
     server.prepare()
-    server.run(f"bokeh serve {APPS} --port {port}")
+    server.run(f"bokeh serve {APPS}{dropping(unused)} --port {port}")
     site = f"http://127.0.0.1:{port}"
     return Urls(site, [f"{site}/curve/metadata"], site, own_page=True)
 
