@@ -72,6 +72,7 @@ SCRIPTS = Template("""
 <script>{{ js }}</script>
 {%- endfor %}
 """)
+COLLECT_SECONDS = 10.0  # between two collections of what ended sessions leave: 0.1 s of a worker's time, and more
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
 OPENING_SECONDS = 1.0  # from the WebSocket to the document
 
@@ -133,18 +134,18 @@ class _Worker(Serve):
 
 
 class _Collector:
-    """Stands in for `gc` where Bokeh collects at the end of every session: here, once a second is enough."""
+    """Stands in for `gc` where Bokeh collects at the end of every session: collects once for all of some seconds."""
 
     def __init__(self) -> None:
-        self._wanted = False
+        self._wanted, self._last = False, 0.0
 
     def collect(self) -> None:
         self._wanted = True
 
     def every_second(self) -> None:
-        if self._wanted:
-            self._wanted = False
+        if self._wanted and time.monotonic() - self._last > COLLECT_SECONDS:
             gc.collect()
+            self._wanted, self._last = False, time.monotonic()
 
 
 def _forget_modules(manager: DocumentModuleManager) -> None:
