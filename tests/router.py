@@ -81,7 +81,7 @@ class Views:
         self.outcomes: Counter[str] = Counter()
 
     def start(self) -> Views:
-        """Start the clients; they stop by themselves after a minute."""
+        """Start the clients; they stop by themselves after three minutes."""
         for thread in self._threads:
             thread.start()
         return self
@@ -98,7 +98,7 @@ class Views:
         return dict(self.outcomes)
 
     def _view(self, number: int) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not self._over.is_set() and time.monotonic() < end:
             page = self._pages[number % len(self._pages)]
             try:

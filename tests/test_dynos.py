@@ -38,14 +38,14 @@ def test_pages_are_viewed_without_a_failure_while_each_dyno_is_replaced(
     views = Views(site, ["/with/counter", "/bkapp/counter"], 4).start()
     for number, one in enumerate(dynos, 1):
         seen = views.count()
-        wait_for("views on all of them", lambda seen=seen: views.count() > seen + 20, 30)
+        wait_for("views on all of them", lambda seen=seen: views.count() > seen + 20, 60)
         send_to_all(one, signal.SIGTERM)
         assert one.wait() == 0
         site.wait_for_log(rf"web\.{number} is DOWN")
         one.start()
         site.wait_for_log(rf"web\.{number} is UP")
     seen = views.count()
-    wait_for("enough views", lambda: views.count() > max(ENOUGH, seen + 40), 40)
+    wait_for("enough views", lambda: views.count() > max(ENOUGH, seen + 40), 60)
     outcomes = views.stop()
     record_property("figure", f"{outcomes.get('seen', 0)} views, each dyno replaced once, others: {len(outcomes) - 1}")
     assert list(outcomes) == ["seen"]
