@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 from dyno import apps, health, nginx, settings, sigterm
-from dyno.signals import Inbox, adopt_orphans, die_with_parent
+from dyno.signals import Inbox, adopt_orphans
 
 USAGE = "usage: bin/start-nginx [-f] COMMAND...   (-f: open the port at once, without waiting for COMMAND to answer)"
 PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
@@ -97,8 +97,6 @@ class Dyno:
     def __init__(self, command: list[str], wait: bool) -> None:
         self._command = command
         self._wait = wait
-        self._pids: dict[int, str] = {}
-        self._firsts: dict[str, tuple[int, int | None]] = {}  # pid and parent of flask and bokeh
         self._linger, self._drain = 0.0, STOP_SECONDS
 
     def run(self) -> int:
@@ -122,18 +120,19 @@ class Dyno:
         if not self._settings["BOKEH_SECRET_KEY"]:
             os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
             say("BOKEH_SECRET_KEY is not set: made one; open pages will not outlive a restart, several dynos need one")
-        self._shield, reason = sigterm.shield()
-        if not self._shield:
+        shield, reason = sigterm.shield()
+        if not shield:
             say(f"no shield against SIGTERM ({reason}): a platform that sends it to all processes may cut requests off")
-        global psutil  # imported late: its absence is one of the things that are checked
-        import psutil
+        from dyno.processes import Processes  # it needs psutil, whose absence is one of the things that are checked
 
         allow_open_files()
         adopt_orphans()
         self._take(erb)
         self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        self._processes = Processes(self._run_dir, self._inbox, shield)
         try:
-            self._start_command()
+            say(f"starting {' '.join(self._command)}")
+            self._processes.start("COMMAND", self._command)
             if self._wait and (code := self._until_ready()) is not None:
                 return code
             if (code := self._start_nginx()) is not None:
@@ -149,56 +148,20 @@ class Dyno:
         nginx.test(self._nginx, fresh)
         os.replace(fresh, self._conf)
 
-    def _start_command(self) -> None:
-        say(f"starting {' '.join(self._command)}")
-        # a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in order
-        self._spawn("COMMAND", subprocess.Popen(self._command, start_new_session=True, preexec_fn=self._in_child))
-
     def _start_nginx(self) -> int | None:
         """Start nginx and wait until it listens. Returns an exit code when it, or COMMAND, ended before that."""
-        process = subprocess.Popen(
-            nginx.command(self._nginx, self._conf),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=self._in_child,
+        command = nginx.command(self._nginx, self._conf)
+        process = self._processes.start(
+            "nginx", command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        self._spawn("nginx", process)
         threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
         port = self._settings["PORT"]
         while not listens(port):
             time.sleep(0.01)  # the signals of this moment stay in the inbox
-            if ended := self._reap():
+            if ended := self._processes.reap():
                 return self._report(*ended)
         say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{port}")
         return None
-
-    def _in_child(self) -> None:
-        die_with_parent()
-        if self._shield:
-            self._shield()
-
-    def _spawn(self, name: str, process: subprocess.Popen) -> None:
-        process.returncode = 0  # reaped below, with the orphans; Popen would wait for it a second time
-        self._pids[process.pid] = name
-
-    def _pid(self, name: str) -> int | None:
-        return next((pid for pid, what in self._pids.items() if what == name), None)
-
-    def _reap(self) -> tuple[str, int] | None:
-        """Collect ended children; return (name, exit code) of COMMAND or nginx when it is among them."""
-        ended = None
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return ended
-            if pid == 0:
-                return ended
-            if name := self._pids.pop(pid, None):
-                code = os.waitstatus_to_exitcode(status)
-                ended = ended or (name, code if code >= 0 else 128 - code)
 
     def _until_ready(self) -> int | None:
         """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
@@ -210,25 +173,25 @@ class Dyno:
                 names = ", ".join(name for name, _, _ in probes)
                 error = f"no answer from {names} within {self._settings['BOOT_TIMEOUT']} s (BOOT_TIMEOUT)"
                 error += f": bokeh_app/{self._tried()}/main.py still runs" if self._tried() else ""
-                self._signal_all(signal.SIGKILL, self._below())  # the platform's patience ends 5 s later
+                self._processes.kill()  # the platform's patience ends 5 s later
                 raise StartError(error)
             signals = self._inbox.wait(0.02)
             if signals & {signal.SIGTERM, signal.SIGINT}:
                 # nobody is served yet, and Python interrupted in an import prints a traceback
-                self._signal_all(signal.SIGKILL, self._below())
+                self._processes.kill()
                 return 0
-            if ended := self._reap():
+            if ended := self._processes.reap():
                 return self._report(*ended)
             if signal.SIGHUP in signals:
                 self._reload()
-            if gone := self._gone():
+            if gone := self._processes.gone():
                 return self._report_gone(gone)
             probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
         return None
 
     def _until_something_stops(self) -> int:
         while True:
-            if gone := self._gone():
+            if gone := self._processes.gone():
                 return self._report_gone(gone)
             signals = self._inbox.wait(1.0)
             if signals & {signal.SIGTERM, signal.SIGINT}:  # first: without the shield, COMMAND ends at the same moment
@@ -236,31 +199,10 @@ class Dyno:
                 self._drain = DRAIN_SECONDS
                 say(f"{'SIGTERM' if signal.SIGTERM in signals else 'SIGINT'} received: stopping")
                 return 0
-            if ended := self._reap():
+            if ended := self._processes.reap():
                 return self._report(*ended)
             if signal.SIGHUP in signals:
                 self._reload()
-
-    def _gone(self) -> str | None:
-        """Return the name of a backend (flask, bokeh) whose first process is gone, or that process's parent.
-
-        honcho notices the first, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s
-        later. Of the parent's death nobody hears: it is the part of honcho that reads what the process prints, and a
-        print to nobody is an error.
-        """
-        for name, pid in self._first_processes().items():
-            self._firsts.setdefault(name, (pid, parent_of(pid)))
-        return next(
-            (name for name, (pid, parent) in self._firsts.items() if not parent or parent_of(pid) != parent), None
-        )
-
-    def _first_processes(self) -> dict[str, int]:
-        """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
-        pids = {}
-        for file in self._run_dir.glob("*.pid"):
-            with contextlib.suppress(OSError, ValueError):  # just being written
-                pids[file.stem] = int(file.read_text())
-        return pids
 
     def _report_gone(self, name: str) -> int:
         if name == "bokeh" and (app := self._tried()):
@@ -285,14 +227,14 @@ class Dyno:
         except nginx.NginxError as error:
             say(f"error: {error}; nginx goes on with the configuration it has")
             return
-        if pid := self._pid("nginx"):
+        if pid := self._processes.pid("nginx"):
             os.kill(pid, signal.SIGHUP)
         say("nginx reloads its configuration" if pid else "nginx will start with the new configuration")
 
     def _stop(self) -> None:
         """End everything below this process: nginx when it has answered what is in flight, then the backends."""
-        if nginx_pid := self._pid("nginx"):
-            self._wait_for("nginx", self._linger)
+        if nginx_pid := self._processes.pid("nginx"):
+            self._processes.wait_for("nginx", self._linger)
             with contextlib.suppress(ProcessLookupError):  # without the shield it heard SIGTERM too
                 os.kill(nginx_pid, signal.SIGQUIT)
             began = time.monotonic()
@@ -300,69 +242,20 @@ class Dyno:
             while listens(self._settings["PORT"]) and time.monotonic() < began + LINGER_SECONDS:
                 self._inbox.wait(0.01)
             self._close_websockets()
-            if not self._wait_for("nginx", began + self._drain - time.monotonic()):
+            if not self._processes.wait_for("nginx", began + self._drain - time.monotonic()):
                 say(f"nginx still had requests after {self._drain:.0f} s: ending them")
                 os.kill(nginx_pid, signal.SIGKILL)
-        self._interrupt(self._below())
-        if not self._wait_for(None, STOP_SECONDS):
-            say(f"killing what has not stopped within {STOP_SECONDS:.0f} s: {', '.join(map(name_of, self._below()))}")
-            self._signal_all(signal.SIGKILL, self._below())
-            self._wait_for(None, STOP_SECONDS)
+        self._processes.interrupt()
+        if not self._processes.wait_for(None, STOP_SECONDS):
+            killed = self._processes.kill()
+            say(f"killed what had not stopped within {STOP_SECONDS:.0f} s: {', '.join(killed)}")
+            self._processes.wait_for(None, STOP_SECONDS)
 
     def _close_websockets(self) -> None:
         """Tell the Bokeh workers; nginx, which is told to finish, would wait for every open page otherwise."""
-        if bokeh := self._first_processes().get("bokeh"):
+        if bokeh := self._processes.firsts().get("bokeh"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(bokeh, signal.SIGUSR1)
-
-    def _wait_for(self, name: str | None, seconds: float) -> bool:
-        """Wait until child `name`, or every process below this one, is gone; return whether it is."""
-        end = time.monotonic() + seconds
-        while True:
-            self._reap()
-            if not (self._pid(name) if name else self._below()):
-                return True
-            if time.monotonic() > end:
-                return False
-            self._inbox.wait(0.05)
-
-    def _below(self, pid: int | None = None) -> list[psutil.Process]:
-        """Return every process below `pid` (this one when none is given) that has not ended."""
-        alive = []
-        try:
-            children = psutil.Process(pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return alive
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    alive.append(child)
-        return alive
-
-    def _interrupt(self, processes: list[psutil.Process]) -> None:
-        """Send SIGINT to all but the workers, which their masters stop: one of gunicorn's may hang when told twice."""
-        masters = set(self._first_processes().values())
-        workers = {child.pid for process in processes if process.pid in masters for child in self._below(process.pid)}
-        self._signal_all(signal.SIGINT, [process for process in processes if process.pid not in workers])
-
-    def _signal_all(self, number: signal.Signals, processes: list[psutil.Process]) -> None:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
-                process.send_signal(number)
-
-
-def name_of(process: psutil.Process) -> str:
-    """Return the name and the pid of a process."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return f"{process.name()} {process.pid}"
-    return str(process.pid)
-
-
-def parent_of(pid: int) -> int | None:
-    """Return the pid of a process's parent, None when there is no such process."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).ppid()
-    return None
 
 
 def listens(port: int) -> bool:

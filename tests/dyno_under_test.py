@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,7 @@ OTHER_SITE = Path(__file__).resolve().parent / "site"
 BOOT = 60.0
 STOP = 40.0
 # what a dyno under test inherits; everything else that a test needs it says itself
+_PORTS = itertools.count(secrets.randbelow(5000))
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 
 
@@ -57,9 +59,10 @@ def wait_for(what: str, check: Callable[[], object], seconds: float = 20.0) -> o
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, below those that the system hands out to clients by itself."""
+    """Return a port that nothing listens on and that no other test gets, below those that the system hands out itself."""
+    first = 10000 + 5000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     while True:
-        port = 10000 + secrets.randbelow(20000)
+        port = first + next(_PORTS) % 5000
         with socket.socket() as probe:
             try:
                 probe.bind(("0.0.0.0", port))

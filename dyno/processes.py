@@ -1,0 +1,138 @@
+"""The processes below the start script: started behind the shield, watched, ended with whatever they have started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from dyno.signals import Inbox, die_with_parent
+
+
+class Processes:
+    """COMMAND and nginx, by these names, and all that COMMAND starts."""
+
+    def __init__(self, run_dir: Path, inbox: Inbox, shield: Callable[[], None] | None) -> None:
+        self._run_dir = run_dir
+        self._inbox = inbox
+        self._shield = shield
+        self._pids: dict[int, str] = {}
+        self._firsts: dict[str, tuple[int, int | None]] = {}  # pid and parent of flask and bokeh
+
+    def start(self, name: str, command: list[str], **options) -> subprocess.Popen:
+        """Start a child; options are those of Popen. It ends when this process is killed.
+
+        It gets a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in
+        order.
+        """
+        process = subprocess.Popen(command, start_new_session=True, preexec_fn=self._in_child, **options)
+        process.returncode = 0  # reaped below, with the orphans; Popen would wait for it a second time
+        self._pids[process.pid] = name
+        return process
+
+    def _in_child(self) -> None:
+        die_with_parent()
+        if self._shield:
+            self._shield()
+
+    def pid(self, name: str) -> int | None:
+        """Return the pid of a child, None when it has ended or never was."""
+        return next((pid for pid, what in self._pids.items() if what == name), None)
+
+    def reap(self) -> tuple[str, int] | None:
+        """Collect ended children and orphans; return (name, exit code) of COMMAND or nginx when it is among them."""
+        ended = None
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            if name := self._pids.pop(pid, None):
+                code = os.waitstatus_to_exitcode(status)
+                ended = ended or (name, code if code >= 0 else 128 - code)
+
+    def firsts(self) -> dict[str, int]:
+        """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
+        pids = {}
+        for file in self._run_dir.glob("*.pid"):
+            with contextlib.suppress(OSError, ValueError):  # just being written
+                pids[file.stem] = int(file.read_text())
+        return pids
+
+    def gone(self) -> str | None:
+        """Return the name of a backend (flask, bokeh) whose first process is gone, or that process's parent.
+
+        honcho notices the first, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s
+        later. Of the parent's death nobody hears: it is the part of honcho that reads what the process prints, and a
+        print to nobody is an error.
+        """
+        for name, pid in self.firsts().items():
+            self._firsts.setdefault(name, (pid, _parent(pid)))
+        return next(
+            (name for name, (pid, parent) in self._firsts.items() if not parent or _parent(pid) != parent), None
+        )
+
+    def wait_for(self, name: str | None, seconds: float) -> bool:
+        """Wait until child `name`, or every process below this one, is gone; return whether it is."""
+        end = time.monotonic() + seconds
+        while True:
+            self.reap()
+            if not (self.pid(name) if name else self._below()):
+                return True
+            if time.monotonic() > end:
+                return False
+            self._inbox.wait(0.05)
+
+    def interrupt(self) -> None:
+        """Send SIGINT to all but the workers, which their masters stop: one of gunicorn's may hang when told twice."""
+        processes = self._below()
+        masters = set(self.firsts().values())
+        workers = {child.pid for process in processes if process.pid in masters for child in self._below(process.pid)}
+        _signal_all(signal.SIGINT, [process for process in processes if process.pid not in workers])
+
+    def kill(self) -> list[str]:
+        """Kill every process below this one; return the name and pid of each."""
+        processes = self._below()
+        names = [_name(process) for process in processes]
+        _signal_all(signal.SIGKILL, processes)
+        return names
+
+    @staticmethod
+    def _below(pid: int | None = None) -> list[psutil.Process]:
+        """Return every process below `pid` (this one when none is given) that has not ended."""
+        alive = []
+        try:
+            children = psutil.Process(pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return alive
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(child)
+        return alive
+
+
+def _signal_all(number: signal.Signals, processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            process.send_signal(number)
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return f"{process.name()} {process.pid}"
+    return str(process.pid)
+
+
+def _parent(pid: int) -> int | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).ppid()
+    return None
