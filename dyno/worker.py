@@ -91,14 +91,10 @@ class Worker(Serve):
         loop.add_signal_handler(signal.SIGINT, loop.stop)
         faulthandler.register(signal.SIGUSR2)  # for the master, when this worker hangs
         master = os.getppid()
-        # Bokeh 3.9 goes through all objects of the process twice whenever a session ends: 300 that nobody is connected
-        # to any more ended together in 41 s, in which the worker did nothing else
-        bokeh_document.gc = collector = _Collector()
-        DocumentModuleManager.destroy = _forget_modules
 
         def every_second() -> None:
             self._beat()
-            collector.every_second()
+            COLLECTOR.every_second()
             if os.getppid() != master:  # it was killed: nobody would stop or restart this worker any more
                 loop.stop()
 
@@ -183,3 +179,9 @@ def _forget_modules(manager: DocumentModuleManager) -> None:
         sys.modules.pop(module.__name__, None)
         module.__dict__.clear()
     manager._modules = []
+
+
+# Bokeh 3.9 goes through all objects of the process twice whenever a session ends: 300 that nobody was connected to any
+# more ended together in 41 s, in which the worker did nothing else; and at boot it would take as long as running the apps.
+bokeh_document.gc = COLLECTOR = _Collector()
+DocumentModuleManager.destroy = _forget_modules
