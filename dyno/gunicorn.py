@@ -31,6 +31,8 @@ workers = _settings["WEB_CONCURRENCY"]
 # threads, so that a slow page does not keep its worker from answering others
 worker_class = "gthread"
 threads = 16
+# seconds; above the 60 for which nginx keeps a connection that it does not use
+keepalive = 75
 # imported once, then forked: the workers share what the import made, and a site that cannot be imported ends the boot
 preload_app = workers > 0
 # nginx lets lines of 32 kB pass, for a browser's cookies can come to that; gunicorn's own limits are 4094 and 8190

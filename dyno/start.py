@@ -266,8 +266,11 @@ def listens(port: int) -> bool:
 
 def copy_log(pipe) -> None:
     """Print what nginx prints, with its name before each line and without what a URL carries behind the `?`."""
-    for line in pipe:
-        say(re.sub(r"\?[^\s\"]*", "?…", line.decode(errors="replace").rstrip()), "nginx")
+    rest = b""
+    while more := pipe.read1():  # as many lines as there are
+        text, line_end, rest = (rest + more).rpartition(b"\n")
+        if line_end:
+            say(re.sub(r"\?[^\s\"]*", "?…", text.decode(errors="replace")), "nginx")
 
 
 def allow_open_files() -> None:
