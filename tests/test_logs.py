@@ -67,18 +67,16 @@ def test_the_request_id_of_the_router_is_logged(site: Dyno) -> None:
 
 
 def test_what_nginx_complains_about_is_in_the_stream(project, dyno) -> None:
-    one = dyno(project).start()
-    gunicorn = one.find(r"gunicorn.*flask_app")
-    socket = project / "run" / "flask.sock"
+    one = dyno(project, {"BOKEH_WORKERS": "1"}).start()
+    socket = project / "run" / "bokeh.1.sock"
     aside = project / "run" / "aside.sock"
     socket.rename(aside)
     try:
-        assert one.get("/echo?secret=1").status == 502
+        assert one.get("/bkapp/counter/metadata?secret=1").status == 502
     finally:
         aside.rename(socket)
     line = one.wait_for_log(r"^\S+ nginx +\| .*\[(crit|error)\].* connect\(\) to unix:.*$").group(0)
     assert "secret" not in line
-    assert gunicorn
 
 
 def test_no_token_and_no_query_reaches_the_log(site: Dyno) -> None:
