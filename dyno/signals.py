@@ -49,7 +49,7 @@ def outlived(run_dir: str, wait: bool = False) -> bool:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            return False
+            return lock.read() != os.environ["DYNO_PID"]  # its successor in the same folder has the lock already
     return True
 
 

@@ -76,7 +76,7 @@ def own(run_dir: Path) -> object:
     """Make the run folder and hold it for as long as this process lives. Raises StartError when another dyno has it."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(run_dir / "lock", "w")  # noqa: SIM115
+        lock = open(run_dir / "lock", "a")  # noqa: SIM115
     except OSError as error:
         raise StartError(f"RUN_DIR={run_dir} cannot be used: {error.strerror}") from error
     try:
@@ -85,6 +85,9 @@ def own(run_dir: Path) -> object:
         raise StartError(
             f"RUN_DIR={run_dir} is in use by another dyno: stop it or set RUN_DIR to another folder"
         ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))  # for dyno.signals.outlived
+    lock.flush()
     # of a dyno that was killed
     for leftover in [*run_dir.glob("*.sock"), *run_dir.glob("*.pid"), *run_dir.glob("trying")]:
         leftover.unlink()
