@@ -78,29 +78,79 @@
     if (math?.status == "failed") await math.fetch()
   }
 
-  // Open a session's WebSocket. Its events wait for release(), when somebody listens, and then, if one needs a bundle
-  // that is not there, for that.
+  // Let the promises that are resolved go on: BokehJS reads a document in those, and takes nothing else before
+  const turn = () => new Promise((done) => {
+    const {port1, port2} = new MessageChannel() // a timer would take 4 ms
+    port1.onmessage = done
+    port2.postMessage(null)
+  })
+
+  // Open a session's WebSocket. Its events wait for release(), when BokehJS listens, and each for the bundles it needs.
+  //
+  // The document comes right after the ACK, a round trip before BokehJS has it from having asked, and while it is still
+  // being read (_WebSocket in dyno/worker.py): the ACK's metadata name the request that this answers. BokehJS asks all
+  // the same, as its first message; that goes no further, and what has come becomes the answer to it. A server that does
+  // not know this just waits for BokehJS.
+  //
+  // `there` is resolved when the document is, and rejected when the connection is lost before: of a WebSocket that does
+  // not get so far, BokehJS would write errors into the console.
   const dial = (url, token) => {
-    const socket = new WebSocket(url, ["bokeh", token])
+    const socket = new WebSocket(`${url}?document=1`, ["bokeh", token])
     socket.binaryType = "arraybuffer"
-    let waiting = []
-    const release = () => {
-      const events = waiting
-      waiting = null
-      for (const event of events) socket.dispatchEvent(new event.constructor(event.type, event))
+    const events = []
+    let released = false, busy = false, passing = null
+    let header = null, left = 0 // of the message that is coming; its parts: header, metadata, content, two for each buffer
+    let request = null, reply = null, asked = null // the id of the server's own, the event that begins the answer; BokehJS's id
+
+    const there = new Promise((resolve, reject) => {
+      const read = (event) => {
+        if (left == 0) {
+          header = JSON.parse(event.data)
+          left = 3 + 2 * (header.num_buffers ?? 0)
+          if (request != null && header.reqid == request) reply = event
+        }
+        left -= 1
+        if (header.msgtype == "ACK" && left == 1) request = JSON.parse(event.data).document ?? null
+        if (left > 0 || request != null && reply == null) return
+        socket.removeEventListener("message", read)
+        resolve()
+      }
+      socket.addEventListener("message", read)
+      socket.addEventListener("close", ({code}) => reject(new Error(`the WebSocket was closed with ${code}`)))
+    })
+    there.catch(() => {}) // whoever waits for it is told
+
+    const pass = async () => {
+      busy = true
+      for (let event; (event = events.shift()) != null; await turn()) {
+        const scripts = needed_for(event.data)
+        if (scripts.length > 0) await load(scripts)
+        const answer = event == reply && {data: JSON.stringify({...JSON.parse(event.data), reqid: asked})}
+        passing = new event.constructor(event.type, answer || event)
+        socket.dispatchEvent(passing)
+      }
+      busy = false
     }
     const take = (event) => {
-      if (waiting == null) {
-        const scripts = needed_for(event.data)
-        if (scripts.length == 0) return
-        waiting = []
-        void load(scripts).then(release)
-      }
+      if (event == passing || released && !busy && needed_for(event.data).length == 0) return
       event.stopImmediatePropagation()
-      waiting.push(event)
+      events.push(event)
+      if (released && !busy) void pass()
     }
     for (const type of ["open", "message", "error", "close"]) socket.addEventListener(type, take)
-    return {socket, release}
+
+    const release = () => {
+      released = true
+      let parts = 0
+      if (reply != null) {
+        socket.send = (part) => {
+          if (parts++ == 0) asked = JSON.parse(part).msgid
+          if (parts == 3) delete socket.send
+        }
+      }
+      void pass()
+    }
+    return {socket, there, release}
   }
 
   // Call BokehJS, which makes a WebSocket at once, with `socket` for that; return its promise.
@@ -222,6 +272,9 @@
 
     // Open the session and show its document in new elements beside those of the old one, not seen yet, or in a first one.
     async connect(old = null) {
+      const {socket, there, release} = this.dialed ?? this.dial()
+      this.dialed = null
+      await there
       const places = old?.places.map((place) => {
         const fresh = place.cloneNode(false)
         // laid out in its place and width, but not seen
@@ -231,8 +284,6 @@
       }) ?? [this.element.appendChild(document.createElement("div"))]
       try {
         const {add_document_from_session} = Bokeh.embed
-        const {socket, release} = this.dialed ?? this.dial()
-        this.dialed = null
         // BokehJS keeps one connection for each URL and session: a number makes it open another
         const url = `${this.url}?attempt=${++this.attempt}`
         const one_each = places.length > 1 ? places : []

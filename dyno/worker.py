@@ -20,6 +20,8 @@ from bokeh.document import document as bokeh_document
 from bokeh.document.modules import DocumentModuleManager
 from bokeh.server.auth_provider import AuthProvider
 from bokeh.server.server import Server
+from bokeh.server.urls import per_app_patterns
+from bokeh.server.views.ws import WSHandler
 from tornado.ioloop import PeriodicCallback
 from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
@@ -146,6 +148,23 @@ class Gate(AuthProvider):
             loop.call_at(opened + OPENING_SECONDS, handler.close, 1012, "service restart")
 
 
+class _WebSocket(WSHandler):
+    """Bokeh's WebSocket; with `?document=1` the document follows the ACK, without being asked for a round trip later.
+
+    dyno/page.js has the other half. The ACK says which request is answered, in its metadata, which are free for that:
+    https://docs.bokeh.org/en/latest/docs/dev_guide/server.html
+    """
+
+    async def send_message(self, message):
+        if message.msgtype != "ACK" or not self.get_query_argument("document", ""):
+            await super().send_message(message)
+            return
+        request = self.connection.protocol.create("PULL-DOC-REQ")
+        message.metadata = {"document": request.header["msgid"]}
+        await super().send_message(message)
+        await super().send_message(await self.handler.handle(request, self.connection))
+
+
 class _Healthz(RequestHandler):
     """Answers for every worker on a dyno without Flask."""
 
@@ -185,3 +204,5 @@ def _forget_modules(manager: DocumentModuleManager) -> None:
 # more ended together in 41 s, in which the worker did nothing else; and at boot it would take as long as running the apps.
 bokeh_document.gc = COLLECTOR = _Collector()
 DocumentModuleManager.destroy = _forget_modules
+
+per_app_patterns[:] = [(path, _WebSocket if handler is WSHandler else handler) for path, handler in per_app_patterns]

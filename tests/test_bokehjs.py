@@ -90,6 +90,28 @@ def test_the_session_is_there_before_bokehjs_is(site: Dyno, page) -> None:
     assert len(runs.read_text().splitlines()) == before + 1
 
 
+def test_the_document_comes_without_being_asked_for(site: Dyno, page) -> None:
+    asked = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: asked.append(frame)))
+    page.goto(address(site, "/with/counter"))
+    assert_plots_are_drawn(page, 1)
+    values = source_values(page)
+    turn_slider(page)
+    source_values(page, different_from=values)
+    assert "PATCH-DOC" in str(asked) and "PULL-DOC-REQ" not in str(asked)
+
+
+def test_a_bokeh_server_that_sends_no_document_unasked_is_asked(site: Dyno, page) -> None:
+    page.add_init_script("""WebSocket = new Proxy(WebSocket, {
+      construct: (target, [url, protocols]) => new target(url.replace("?document=1", ""), protocols)
+    })""")
+    asked = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: asked.append(frame)))
+    page.goto(address(site, "/with/counter"))
+    assert_plots_are_drawn(page, 1)
+    assert str(asked).count("PULL-DOC-REQ") == 1
+
+
 def test_what_an_app_adds_later_brings_the_script_that_it_needs(site: Dyno, page, asked) -> None:
     page.goto(address(site, "/with/later"))
     slider = page.locator(".noUi-handle")

@@ -176,6 +176,27 @@ def test_what_the_visitor_changes_during_the_absence_is_kept_too(one: Dyno, dyno
     take_out_what_the_absence_caused(page)
 
 
+def test_a_site_that_goes_away_again_while_a_page_comes_back(one: Dyno, dyno: MakeDyno, page: Page):
+    open_page(page, one)
+    stopped = []
+
+    def stop_in_between(route) -> None:
+        answer = route.fetch()
+        if not stopped:
+            stopped.append(one.stop())
+        route.fulfill(response=answer)
+
+    page.route("**/with/**", stop_in_between)
+    for worker in one.bokeh_workers():
+        worker.kill()
+    wait_for("the page to ask", lambda: page.wait_for_timeout(10) or stopped)
+    page.unroute("**/with/**")
+    page.get_by_role("status").wait_for(timeout=5000)
+    successor(one, dyno).start()
+    assert_whole(page)
+    take_out_what_the_absence_caused(page)
+
+
 def test_a_page_that_lost_its_network_finds_the_very_same_session(one: Dyno, page: Page):
     open_page(page, one)
     before = runs(one)
