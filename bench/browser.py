@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from browsing import DRAWN, VALUES
 
 from bench.client import WrongAnswer
+from bench.line import slow_line
 
-LINE = {"offline": False, "latency": 80, "downloadThroughput": 10e6 / 8, "uploadThroughput": 10e6 / 8}  # ms, bytes/s
 ALIVE = f"""new Promise((resolve) => {{
   const idle = () => window.Bokeh?.documents?.length > 0 && Bokeh.documents.every((document) => document.is_idle)
   const look = () => idle() && ({DRAWN})() > 0 ? resolve(performance.now()) : requestAnimationFrame(look)
@@ -20,13 +20,16 @@ ALIVE = f"""new Promise((resolve) => {{
 
 @contextlib.contextmanager
 def chromium() -> Iterator:
-    """Run a Chromium without a window: the system's, or the one that playwright has installed."""
+    """Run a Chromium without a window on a slow line: the system's, or the one that playwright has installed."""
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "google-chrome", "google-chrome-stable")
     installed = (path for path in map(shutil.which, names) if path and not path.startswith("/snap/"))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=next(installed, None), args=["--no-sandbox"])
+    with slow_line() as proxy, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=next(installed, None), args=["--no-sandbox"],
+            proxy={"server": proxy, "bypass": "<-loopback>"},  # not even for this machine
+        )  # fmt: skip
         try:
             yield browser
         finally:
@@ -46,7 +49,6 @@ def visits(browser, url: str) -> Iterator[tuple[str, dict[str, float]]]:
             page = context.new_page()
             network = context.new_cdp_session(page)
             network.send("Network.enable")
-            network.send("Network.emulateNetworkConditions", LINE)
             files, frames = [], []
             network.on("Network.loadingFinished", lambda event, to=files: to.append(event["encodedDataLength"]))
             network.on(

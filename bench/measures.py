@@ -208,7 +208,8 @@ def alive(run: Run) -> Iterator[Table]:
     table = Table(
         "Time to a live plot",
         "Chromium, 10 Mbit/s, 80 ms: from the navigation until BokehJS is idle and the plot drawn; then a key on the "
-        "slider has to change the curve. Warm: the same page again. kB with the WebSocket.",
+        "slider has to change the curve. Warm: the same page again. kB with the WebSocket. The line is a proxy that "
+        "delays connections and WebSockets too (bench/line.py), which the browser's own emulation does not.",
     )
     names = run.chosen(*run.peers, "bokeh_serve")
     with running(names, unused=LATER) as servers, browser.chromium() as chromium:
