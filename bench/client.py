@@ -22,6 +22,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 SLIDER = re.compile(r'"type":"object","name":"Slider","id":"(\w+)"')
 TIMEOUT = 30.0  # seconds
 CLIENTS = 8
+HEAD = 2048  # bytes; more than a head has
 
 
 class WrongAnswer(Exception):
@@ -40,9 +41,10 @@ class Connection:
             address = urlsplit(url)
             self.socket = socket.create_connection((address.hostname, address.port), timeout=TIMEOUT)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
-        self._buffer = bytearray(1 << 16)
+        self._buffer = bytearray(1 << 20)
         self._filled = self._skipping = 0
         self._head = b""
+        self.began = 0.0  # when it was asked, for whoever wants to know
 
     def receive(self, whole: bool = True) -> tuple[bytes, bytes] | None:
         """Receive once; return head and body when the answer is complete, None before that.
@@ -54,7 +56,8 @@ class Connection:
             size = min(self._skipping, len(self._buffer))
             self._skipping -= self._received(self.socket.recv_into(self._buffer, size, socket.MSG_TRUNC))
             return None if self._skipping else (self._head, b"")
-        self._filled += self._received(self.socket.recv_into(memoryview(self._buffer)[self._filled :]))
+        limit = len(self._buffer) if whole else self._filled + HEAD
+        self._filled += self._received(self.socket.recv_into(memoryview(self._buffer)[self._filled : limit]))
         if self._filled == len(self._buffer):
             self._buffer.extend(bytes(len(self._buffer)))
         if (start := self._buffer.find(b"\r\n\r\n", 0, self._filled) + 4) < 4:
@@ -119,33 +122,40 @@ def http_load(url: str, duration: float, whole: int = 1, unix: str = "") -> tupl
     message, times, expected, length = request(url), [], b"", None
     with selectors.DefaultSelector() as waiting:
 
+        def connect() -> None:
+            connection = Connection(url, unix)
+            connection.socket.setblocking(False)  # it is asked when it is ready: a timeout would be one more system call
+            waiting.register(connection.socket, selectors.EVENT_READ, connection)
+            ask(connection)
+
         def ask(connection: Connection) -> None:
-            waiting.register(connection.socket, selectors.EVENT_READ, (connection, time.perf_counter()))
+            connection.began = time.perf_counter()
             connection.socket.sendall(message)
 
         stop = time.perf_counter() + duration
         for _ in range(CLIENTS):
-            ask(Connection(url, unix))
+            connect()
         while waiting.get_map():
             if not (ready := waiting.select(TIMEOUT)):
                 raise WrongAnswer(f"{url}: no answer within {TIMEOUT} s")
             for key, _ in ready:
-                connection, began = key.data
+                connection = key.data
                 if not (answer := connection.receive(not expected or len(times) % whole == 0)):
                     continue
                 now = time.perf_counter()
-                times.append(now - began)
+                times.append(now - connection.began)
                 head, body = answer
                 if not expected and body:
                     expected, length = body, LENGTH.findall(head)
                 if LENGTH.findall(head) != length or (body and body != expected):
                     raise WrongAnswer(f"{url}: not the answer that it was before: {head!r} {body[:100]!r}")
-                waiting.unregister(connection.socket)
-                if now > stop or b"\r\nconnection: close" in head:
-                    connection.close()
-                    connection = Connection(url, unix) if now < stop else None
-                if connection:
+                if now < stop and b"\r\nconnection: close" not in head:
                     ask(connection)
+                    continue
+                waiting.unregister(connection.socket)
+                connection.close()
+                if now < stop:
+                    connect()
     return times, len(expected)
 
 
