@@ -124,7 +124,7 @@ def http_load(url: str, duration: float, whole: int = 1, unix: str = "") -> tupl
 
         def connect() -> None:
             connection = Connection(url, unix)
-            connection.socket.setblocking(False)  # it is asked when it is ready: a timeout would be one more system call
+            connection.socket.setblocking(False)  # it is read when it is ready: a timeout costs one more system call
             waiting.register(connection.socket, selectors.EVENT_READ, connection)
             ask(connection)
 
