@@ -205,6 +205,8 @@ def dyno(server: Server, example: bool = False, bokeh: str = "", unused: int = 0
     copy_project(server.folder, None if example else SITE)
     procfile = server.folder / "Procfile.dyno"
     procfile.write_text(procfile.read_text().rstrip() + f" {bokeh}{dropping(unused)}\n")
+    build = {**os.environ, "PATH": f"{ROOT}/.venv/bin{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+    subprocess.run([server.folder / "bin" / "post_compile"], env=build, check=True, capture_output=True)
     server.run(f"/bin/sh -c 'exec {procfile_line(server.folder)}'", venv=str(ROOT / ".venv"), PORT=str(port), **env)
     site = f"http://127.0.0.1:{port}"
     return Urls(site, [f"{site}/healthz"], f"{site}/bkapp")

@@ -2,8 +2,8 @@
 // version of the site. For BokehJS 3.9 and only through what it makes public: embed.add_document_from_session, documents,
 // Document.config, .on_event("connection_lost"), .on_change, .views_manager, Model.setv, Models.get, index.
 //
-// BokehJS gets its WebSockets from here (dial, below), so that the session can be there before BokehJS is, and no message
-// arrives before the bundle that it needs.
+// BokehJS gets its WebSockets from here (dial, below), so that the session and its document can be there before BokehJS
+// is, and no message arrives before the bundle that it needs. For that, dial reads the headers of Bokeh's protocol.
 //
 // BokehJS reconnects by itself, but gives up after 30 s, and cannot read the document of a session that was made anew
 // when it holds arrays ("buffer for id=… not found"): its client/connection.js passes no buffers to replace_with_json.
