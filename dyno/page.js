@@ -99,8 +99,9 @@
     socket.binaryType = "arraybuffer"
     const events = []
     let released = false, busy = false, passing = null
-    let header = null, left = 0 // of the message that is coming; its parts: header, metadata, content, two for each buffer
-    let request = null, reply = null, asked = null // the id of the server's own, the event that begins the answer; BokehJS's id
+    let header = null, left = 0 // of the message that is coming: header, metadata, content, and two parts for each buffer
+    let request = null, reply = null // the id of the request that the server answers unasked; the event that begins that
+    let asked = null // the id of BokehJS's own request
 
     const there = new Promise((resolve, reject) => {
       const read = (event) => {
