@@ -126,8 +126,8 @@
       for (let event; (event = events.shift()) != null; await turn()) {
         const scripts = needed_for(event.data)
         if (scripts.length > 0) await load(scripts)
-        const answer = event == reply && {data: JSON.stringify({...JSON.parse(event.data), reqid: asked})}
-        passing = new event.constructor(event.type, answer || event)
+        const answer = () => ({data: JSON.stringify({...JSON.parse(event.data), reqid: asked})})
+        passing = new event.constructor(event.type, event == reply ? answer() : event)
         socket.dispatchEvent(passing)
       }
       busy = false

@@ -58,18 +58,24 @@ def check_packages() -> None:
         raise StartError(f"Python has no package {names} ({sys.executable}): run bin/setup")
 
 
-def check_port(port: int) -> None:
-    """Raise StartError when nginx will not be able to listen on `port`."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except PermissionError as error:
-            raise StartError(f"PORT={port} needs root or the right to ports below 1024: use 1024 or above") from error
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise StartError(f"PORT={port} cannot be listened on: {error.strerror}") from error
-            raise StartError(f"PORT={port} is taken by another program: stop it or set PORT to another one") from error
+def hold_port(port: int) -> socket.socket:
+    """Return a socket that has `port` but does not listen; close it for nginx. Raises StartError when nginx cannot have it.
+
+    Nobody else gets the port meanwhile, not even `nginx -t`, which would listen for a moment: a platform's router takes
+    that for a dyno that is ready. (nginx -t minds no port that is taken; it is made for a running nginx.)
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # whatever connections the last dyno left
+    try:
+        held.bind(("0.0.0.0", port))
+    except PermissionError as error:
+        raise StartError(f"PORT={port} needs root or the right to ports below 1024: use 1024 or above") from error
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise StartError(f"PORT={port} cannot be listened on: {error.strerror}") from error
+        raise StartError(f"PORT={port} is taken by another program: stop it or set PORT to another one") from error
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or others could share it
+    return held
 
 
 def own(run_dir: Path) -> object:
@@ -113,7 +119,7 @@ class Dyno:
         check_packages()
         if not shutil.which(self._command[0]):
             raise StartError(f"COMMAND {self._command[0]!r} is not to be found: run bin/setup, or check the Procfile")
-        check_port(self._settings["PORT"])
+        self._held_port = hold_port(self._settings["PORT"])
         self._run_dir = Path(self._settings["RUN_DIR"])
         self._conf = self._run_dir / "nginx.conf"
         self._lock = own(self._run_dir)
@@ -154,6 +160,7 @@ class Dyno:
     def _start_nginx(self) -> int | None:
         """Start nginx and wait until it listens. Returns an exit code when it, or COMMAND, ended before that."""
         command = nginx.command(self._nginx, self._conf)
+        self._held_port.close()
         process = self._processes.start(
             "nginx", command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -151,8 +151,8 @@ class Gate(AuthProvider):
 class _WebSocket(WSHandler):
     """Bokeh's WebSocket; with `?document=1` the document follows the ACK, without being asked for a round trip later.
 
-    dyno/page.js has the other half. The ACK says which request is answered, in its metadata, which are free for that:
-    https://docs.bokeh.org/en/latest/docs/dev_guide/server.html
+    dyno/page.js has the other half. The ACK says which request is answered, in its metadata, which Bokeh leaves to others
+    (bokeh/protocol/receiver.py).
     """
 
     async def send_message(self, message):
