@@ -61,6 +61,15 @@ class BokehApps:
         """Return the names of all apps in bokeh_app/, sorted."""
         return apps.names()
 
+    def warm(self) -> None:
+        """Do once, before gunicorn forks, what is slow when the first page with an app does it.
+
+        A site without static plots does not import Bokeh's models for this, unless the Bokeh server is elsewhere.
+        """
+        tokens.mint(60)
+        if self._settings["BOKEH_UPSTREAM"]:
+            self._all_scripts  # noqa: B018 (kept)
+
     def url(self, name: str, arguments: Mapping[str, str] | None = None) -> str:
         """Return the path of an app's own page, where arguments reach the app as those of `embed` do."""
         return f"{self._prefix}/{name}" + (f"?{urlencode(arguments)}" if arguments else "")

@@ -15,7 +15,7 @@ import gunicorn.errors
 import gunicorn.glogging
 import jinja2
 
-from dyno import apps, buildpack, health, settings
+from dyno import buildpack, health, settings
 from dyno.log import Discreet, print_whole_lines
 from dyno.signals import outlived
 
@@ -66,7 +66,7 @@ def on_starting(server):
 
 
 def when_ready(server):
-    """Compile the site's templates and embed an app once, for the first visitor would wait for both; share all of it.
+    """Compile the site's templates and make a token, for the first visitor would wait for both; share all of it.
 
     The garbage collector would write to every page of memory that was made before the fork.
     """
@@ -75,8 +75,7 @@ def when_ready(server):
             with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
                 site.jinja_env.get_template(name)
         if bokeh_apps := site.extensions.get("bokeh_apps"):
-            with flask.Flask(__name__).test_request_context():  # not one of the site's, whose code waits for a visitor
-                bokeh_apps.embed(apps.names()[0])
+            bokeh_apps.warm()
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -156,3 +156,11 @@ def test_a_further_worker_costs_little_memory(project: Path, dyno: MakeDyno, rec
     record_property("figure", f"{sum(own) / len(own):.1f} MB of its own")
     assert max(own) < 15, own  # 10 MB at most is the promise; the kernel's sharing varies with what was touched
     assert one.stop(signal.SIGTERM) == 0
+
+
+def test_a_site_without_static_plots_does_not_load_bokehs_models(project: Path, dyno: MakeDyno) -> None:
+    one = dyno(project).start()
+    assert one.get("/with/counter").status == 200
+    for process in gunicorn(one):
+        assert "numpy" not in Path(f"/proc/{process.pid}/maps").read_text()
+    assert one.stop(signal.SIGTERM) == 0
