@@ -28,15 +28,16 @@ from tornado.websocket import WebSocketHandler
 
 from dyno import apps, health, settings, tokens
 from dyno.log import Discreet
+from dyno.master import BokehError
 
 COLLECT_SECONDS = 10.0  # between two collections of what ended sessions leave: 0.1 s of a worker's time, and more
 OPENING_SECONDS = 1.0  # from the WebSocket to the document
 
 
-def options(values: Mapping[str, object], number: int) -> list[str]:
-    """Return the options of `bokeh serve` for worker `number`."""
+def options(values: Mapping[str, object]) -> list[str]:
+    """Return the options of `bokeh serve`; each worker puts its number where {number} stands."""
     return [
-        "--unix-socket", os.path.join(str(values["RUN_DIR"]), f"bokeh.{number}.sock"),
+        "--unix-socket", os.path.join(str(values["RUN_DIR"]), "bokeh.{number}.sock"),
         "--prefix", str(values["BOKEH_PREFIX"]),
         # it names all apps, also those behind a login, and asks other hosts for fonts
         "--disable-index",
@@ -50,25 +51,36 @@ def options(values: Mapping[str, object], number: int) -> list[str]:
         "--unused-session-lifetime", "180000",
         # Level 1: most of what there is to gain, for the least CPU (bench/RESULTS.md, WebSocket compression)
         "--websocket-compression-level", "1",
-        "--log-format", f"%(levelname)s [worker {number}] %(message)s",
+        "--log-format", "%(levelname)s [worker {number}] %(message)s",
     ]  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise BokehError(f"Procfile.dyno: what follows dyno.bokeh are options of `bokeh serve`: {message}")
 
 
 class Worker(Serve):
     """`bokeh serve` for applications that exist already, through the hooks that it has for this."""
 
     def __init__(self, values: Mapping[str, object], applications: dict[str, Application], further: list[str]) -> None:
-        """Serve applications, by their path; values are the settings, further is what to add to `options`."""
-        self._values = values
+        """Serve applications, by their path; values are the settings, further is what to add to `options`.
+
+        Raises BokehError when something in further is not an option of `bokeh serve`.
+        """
         self._applications = applications
-        self._further = further
-        self._parser = argparse.ArgumentParser(prog="python -m dyno.bokeh")
-        super().__init__(parser=self._parser)
+        parser = _Parser(prog="python -m dyno.bokeh")
+        super().__init__(parser=parser)
+        self._args = parser.parse_args([*options(values), *further])
+        if self._args.files:
+            parser.error(f"{self._args.files[0]} is none; the apps are the folders of bokeh_app/")
 
     def run(self, number: int, beat: Callable[[], None]) -> None:
         """Serve as worker `number` until a signal comes; beat is called every second."""
         self._beat = beat
-        self.invoke(self._parser.parse_args([*options(self._values, number), *self._further]))
+        for name in ("unix_socket", "log_format"):
+            setattr(self._args, name, getattr(self._args, name).replace("{number}", str(number)))
+        self.invoke(self._args)
 
     def customize_applications(self, args, applications):
         # each request is in nginx's log already

@@ -384,6 +384,15 @@ def test_a_site_without_any_app_is_told_how_to_add_one(project: Path, dyno: Make
     assert_refused(dyno(project), r"error: bokeh_app/ has no app: make a folder", seconds=5)
 
 
+@pytest.mark.parametrize("option", ["--no-such-option", "bokeh_app/counter"])
+def test_a_wrong_option_in_the_procfile_is_named(option: str, project: Path, dyno: MakeDyno) -> None:
+    procfile = project / "Procfile.dyno"
+    procfile.write_text(procfile.read_text().replace("dyno.bokeh", f"dyno.bokeh {option}"))
+    one = dyno(project)
+    assert_refused(one, rf"error: Procfile\.dyno: .*options of `bokeh serve`: .*{option}")
+    assert "usage:" not in one.log()
+
+
 def test_a_flask_app_that_cannot_be_imported_ends_the_boot(project: Path, dyno: MakeDyno) -> None:
     (project / "flask_app" / "__init__.py").write_text("import no_such_module\n")
     one = dyno(project).launch()
