@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import traceback
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,6 @@ if __name__ == "__main__":
 # cores, and they do not survive the fork. Set the variable yourself to have them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import bokeh.embed.bundle
 import numpy.ma  # noqa: F401 (Bokeh imports it for the first array, which makes cycles that hold on to the app's module)
 import psutil
 from bokeh.application import Application
@@ -49,33 +49,41 @@ from dyno.log import print_whole_lines
 from dyno.master import BokehError, Master
 from dyno.worker import Worker
 
-# The scripts of an app's own page. Bokeh hands the hashes of its CDN's files to its template, which leaves them out (3.9).
-SCRIPTS = Template("""
-{%- for file in js_files %}
-<script src="{{ file }}"
-  {%- if file | string in hashes %} integrity="sha384-{{ hashes[file | string] }}" crossorigin="anonymous"{% endif %}></script>
-{%- endfor %}
-{%- for js in js_raw %}
-<script>{{ js }}</script>
-{%- endfor %}
-""")
-
 
 class _PageScript(Handler):
-    """Adds dyno/page.js to an app's own page, whatever its template, if that has Bokeh's block `postamble`."""
+    """Has dyno/page.js show an app's own page, whatever its template, as it shows an app in a page of the site.
 
-    TEMPLATE = Template(
-        "{% extends app_page %}{% block postamble %}{{ super() }}"
-        '<script defer src="{{ page_script }}" data-bokeh-app="{{ app_path }}" data-bokeh-token="{{ doc.token }}">'
-        "</script>{% endblock %}"
-    )
+    It takes the place of Bokeh's script, and only the parts of BokehJS that the document needs that of all.
+    """
 
-    def __init__(self, path: str, script: str) -> None:
+    TEMPLATE = Template("""
+{%- extends app_page -%}
+{%- set needed = scripts() -%}
+{%- set bokeh_js -%}
+<script src="{{ page_script }}" data-bokeh-app="{{ app_path }}" data-bokeh-token="{{ doc.token }}"
+  data-bokeh-roots="{{ roots | map(attribute="elementid") | join(" ") }}"
+  data-bokeh-later="{{ all_scripts | reject("in", needed) | list | tojson | forceescape }}"></script>
+{%- for script in needed %}
+<script{{ script | xmlattr }}></script>
+{%- endfor %}
+{%- endset -%}
+{%- set plot_script = "" -%}
+""")
+
+    def __init__(self, values: Mapping[str, object], path: str, all_scripts: list[dict[str, str]]) -> None:
         super().__init__()
-        self._variables = {"app_path": path, "page_script": script}
+        self._values = values
+        self._variables = {
+            "app_path": path,
+            "page_script": f"{values['BOKEH_PREFIX']}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}",
+            "all_scripts": all_scripts,
+        }
 
     def modify_document(self, doc) -> None:
-        doc.template_variables.update(self._variables, app_page=doc.template)
+        this = weakref.ref(doc)  # a reference to it from itself would keep it until the garbage collector comes
+        doc.template_variables.update(
+            self._variables, scripts=lambda: static.scripts(self._values, this()), app_page=doc.template
+        )
         doc.template = self.TEMPLATE
 
 
@@ -86,8 +94,6 @@ def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str
     Raises BokehError, naming the file and the line, when an app cannot run. Meanwhile RUN_DIR/trying holds the app's
     name, for the start script to tell which one never ends, or ends the process. With BOKEH_WARM=0 none is run.
     """
-    if values["BOKEH_RESOURCES"] == "cdn":
-        bokeh.embed.bundle.JS_RESOURCES = SCRIPTS
     applications, scripts = {}, {"": static.scripts(values)}
     for path in (static.source() / "js").glob("*.min.js"):
         StaticHandler.append_version(f"js/{path.name}")  # Bokeh hashes each once; before the fork, it is done for all
@@ -95,7 +101,7 @@ def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str
     for name, folder in zip(apps.names(), apps.folders(), strict=True):
         trying.write_text(name)
         try:
-            script = _PageScript(f"{prefix}/{name}", f"{prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}")
+            script = _PageScript(values, f"{prefix}/{name}", scripts[""])
             applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)), script)
             # with hooks, on_server_loaded would come first, and what it starts (threads) does not survive the fork
             has_hooks = any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py"))

@@ -8,7 +8,7 @@
 // BokehJS reconnects by itself, but gives up after 30 s, and cannot read the document of a session that was made anew
 // when it holds arrays ("buffer for id=… not found"): its client/connection.js passes no buffers to replace_with_json.
 // Once it does, and can be given a fresh token and more patience, connect() below is all that is left of this file.
-// On an app's own page, which Bokeh makes and opens, dyno/bokeh.py adds this script.
+// On an app's own page, which Bokeh makes, dyno/bokeh.py has this script in the place of Bokeh's.
 //
 // An app that sets curdoc().config.reconnect_session = False is left to itself.
 (() => {
@@ -16,6 +16,7 @@
 
   const QUIET = 1000 // ms without a word: most interruptions are shorter
   const RETRY = 800 // ms between attempts, and as much again at random, so that a thousand pages do not come at once
+  const TRIES = 3 // to show a document: what BokehJS cannot read does not get better by asking for it again
   // ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
   // then after something that it said; and how long that is waited for when it is never silent
   const FIRST = 800, SETTLE = 300, LONGEST = 1500
@@ -235,12 +236,13 @@
     constructor(element) {
       this.element = element
       this.path = element.dataset.bokehApp
-      this.number = this.places(document).indexOf(element)
+      this.number = this.elements(document).indexOf(element)
       this.token = element.dataset.bokehToken
       this.attempt = 0
+      this.failures = 0 // to show a document that was there
       this.before = null // what the widgets held when the page was opened: what differs is the visitor's
-      // while the browser still reads BokehJS, the server runs the app; on an app's own page Bokeh's script opens it
-      this.dialed = element.tagName == "SCRIPT" ? null : this.dial()
+      this.own_page = element.tagName == "SCRIPT" // of the app, whose template has the places of the roots
+      this.dialed = this.dial() // while the browser still reads BokehJS, the server runs the app
     }
 
     dial() {
@@ -250,19 +252,14 @@
     }
 
     // Where this app is on a page: once, or as often as it is shown there
-    places(page) {
+    elements(page) {
       return [...page.querySelectorAll("[data-bokeh-token]")].filter((one) => one.dataset.bokehApp == this.path)
     }
 
     async open() {
-      // an app's own page: Bokeh's script has put the document there
-      if (this.element.tagName == "SCRIPT") {
-        this.attempt = 1
-        let doc
-        while ((doc = Bokeh.documents.find((doc) => doc.views_manager != null)) == null) await sleep(50)
-        this.watch(doc, doc.roots().map((root) => document.querySelector(`[data-root-id="${root.id}"]`)))
-        return
-      }
+      this.places = this.own_page
+        ? this.element.dataset.bokehRoots.split(" ").map((id) => document.getElementById(id)).filter((place) => place)
+        : [this.element.appendChild(document.createElement("div"))]
       try {
         await this.connect()
       } catch (error) {
@@ -271,7 +268,8 @@
       }
     }
 
-    // Open the session and show its document in new elements beside those of the old one, not seen yet, or in a first one.
+    // Open the session and show its document: at first in its places, later in new ones beside those of the old document,
+    // not seen yet.
     async connect(old = null) {
       const {socket, there, release} = this.dialed ?? this.dial()
       this.dialed = null
@@ -282,18 +280,23 @@
         Object.assign(fresh.style, {display: "block", visibility: "hidden", height: "0", overflow: "hidden"})
         place.after(fresh)
         return fresh
-      }) ?? [this.element.appendChild(document.createElement("div"))]
+      }) ?? this.places
       try {
         const {add_document_from_session} = Bokeh.embed
         // BokehJS keeps one connection for each URL and session: a number makes it open another
         const url = `${this.url}?attempt=${++this.attempt}`
         const one_each = places.length > 1 ? places : []
-        const opened = handing_over(socket, () => add_document_from_session(url, this.token, places[0], one_each))
+        const place = places[0] ?? document.body
+        const opened = handing_over(
+          socket, () => add_document_from_session(url, this.token, place, one_each, this.own_page),
+        )
         release()
         const views = await opened
+        this.failures = 0
         return this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places)
       } catch (error) {
-        places.forEach((place) => place.remove())
+        this.failures += 1
+        places.forEach((place) => old == null ? place.replaceChildren() : place.remove())
         throw error
       }
     }
@@ -322,9 +325,9 @@
             document.addEventListener("visibilitychange", now, {once: true})
           })
           const answer = await this.refresh()
-          if (answer == "gone") {
+          if (answer == "gone" || this.failures == TRIES) {
             clearTimeout(notice)
-            this.say("This plot is not available any more. Reload the page.")
+            this.say(answer == "gone" ? "This plot is not available any more. Reload the page." : "This plot cannot be shown.")
             return
           }
           if (answer == "later") continue
@@ -363,7 +366,7 @@
       } catch {
         return "later"
       }
-      const element = this.places(new DOMParser().parseFromString(text, "text/html"))[this.number]
+      const element = this.elements(new DOMParser().parseFromString(text, "text/html"))[this.number]
       if (element == null) return "gone"
       this.token = element.dataset.bokehToken
       return "ready"
@@ -434,7 +437,7 @@
         position: "sticky", bottom: "8px", zIndex: "10", width: "fit-content", margin: "8px auto 0", padding: "4px 12px",
         borderRadius: "4px", font: "14px/20px system-ui, sans-serif", color: "#fff", background: "#333c",
       })
-      const place = this.element.tagName == "SCRIPT" ? document.body : this.element
+      const place = this.own_page ? document.body : this.element
       place.append(this.status)
     }
   }

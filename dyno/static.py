@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import gzip
 import hashlib
@@ -69,7 +70,8 @@ def prepare(cache: Path = CACHE) -> Path:
 def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[dict[str, str]]:
     """Return the attributes of the script tags that `objects` need, of all of BokehJS when none is given.
 
-    values are the settings. The files are ours, or with BOKEH_RESOURCES=cdn those of Bokeh's CDN, with their hashes.
+    values are the settings. The files are ours, or with BOKEH_RESOURCES=cdn those of Bokeh's CDN, with their hashes. Models
+    of the app's own (`__implementation__`), which Bokeh compiles, are a script in a data: URL.
     """
     # imported here: a site without static plots saves 40 MB and most of a second at boot
     from bokeh.embed.bundle import bundle_for_objs_and_resources
@@ -84,6 +86,8 @@ def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[di
     for tag in tags:
         if digest := bundle.hashes.get(tag["src"]):
             tag.update(integrity=f"sha384-{digest}", crossorigin="anonymous")
+    for code in bundle.js_raw[len(resources.js_raw) :]:
+        tags.append({"src": f"data:text/javascript;base64,{base64.b64encode(code.encode()).decode()}"})
     return tags
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bokeh
 import bokeh.util.paths
+import playwright
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import ROOT, Dyno
@@ -19,6 +20,7 @@ from dyno_under_test import ROOT, Dyno
 MakeDyno = Callable[..., Dyno]
 JS = bokeh.util.paths.static_path() / "js"
 CDN = "https://cdn.bokeh.org/bokeh/release/"
+BELOW = ("/with/", "/bkapp/")  # where a page of the site shows an app, where the app has its own page
 ALL = ["bokeh", "bokeh-gl", "bokeh-widgets", "bokeh-tables", "bokeh-mathjax"]
 
 
@@ -58,7 +60,9 @@ def address(one: Dyno, path: str) -> str:
         ("/with/counter", ["bokeh", "bokeh-widgets"]),
         ("/with/plain.one+counter", ["bokeh", "bokeh-widgets"]),
         ("/drawn", ["bokeh"]),
-        ("/bkapp/counter", ALL),
+        ("/bkapp/plain.one", ["bokeh"]),
+        ("/bkapp/counter", ["bokeh", "bokeh-widgets"]),
+        ("/bkapp/later?shown=3", ALL),
     ],
 )
 def test_a_page_loads_what_it_needs(site: Dyno, path: str, expected: list[str]) -> None:
@@ -90,10 +94,11 @@ def test_the_session_is_there_before_bokehjs_is(site: Dyno, page) -> None:
     assert len(runs.read_text().splitlines()) == before + 1
 
 
-def test_the_document_comes_without_being_asked_for(site: Dyno, page) -> None:
+@pytest.mark.parametrize("below", BELOW)
+def test_the_document_comes_without_being_asked_for(site: Dyno, page, below: str) -> None:
     asked = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda frame: asked.append(frame)))
-    page.goto(address(site, "/with/counter"))
+    page.goto(address(site, f"{below}counter"))
     assert_plots_are_drawn(page, 1)
     values = source_values(page)
     turn_slider(page)
@@ -113,8 +118,9 @@ def test_a_bokeh_server_that_sends_no_document_unasked_is_asked(site: Dyno, page
     assert str(asked).count("PULL-DOC-REQ") == 1
 
 
-def test_what_an_app_adds_later_brings_the_script_that_it_needs(site: Dyno, page, asked) -> None:
-    page.goto(address(site, "/with/later"))
+@pytest.mark.parametrize("below", BELOW)
+def test_what_an_app_adds_later_brings_the_script_that_it_needs(site: Dyno, page, asked, below: str) -> None:
+    page.goto(address(site, f"{below}later"))
     slider = page.locator(".noUi-handle")
     slider.press("ArrowRight")
     page.locator(".slick-row").first.wait_for()
@@ -127,12 +133,72 @@ def test_what_an_app_adds_later_brings_the_script_that_it_needs(site: Dyno, page
     assert names(asked)[4:] == ["bokeh-gl"]
 
 
-def test_an_app_that_begins_otherwise_than_at_boot_has_what_it_needs(site: Dyno, page, asked) -> None:
-    page.goto(address(site, "/with/later?shown=3"))
+@pytest.mark.parametrize("below", BELOW)
+def test_an_app_that_begins_otherwise_than_at_boot_has_what_it_needs(site: Dyno, page, asked, below: str) -> None:
+    page.goto(address(site, f"{below}later?shown=3"))
     assert_plots_are_drawn(page, 1)
     page.locator(".slick-row").first.wait_for()
     page.locator("mjx-container").wait_for()
     assert sorted(names(asked)) == sorted(ALL)
+
+
+OWN_MODEL = """
+from bokeh.core.properties import String
+from bokeh.io import curdoc
+from bokeh.models import LayoutDOM
+from bokeh.util.compiler import JavaScript
+
+
+class Words(LayoutDOM):
+    __implementation__ = JavaScript('''
+        const {LayoutDOM, LayoutDOMView} = require("models/layouts/layout_dom")
+        class WordsView extends LayoutDOMView {
+          get child_models() { return [] }
+          render() {
+            super.render()
+            const shown = document.createElement("p")
+            shown.textContent = this.model.words
+            this.shadow_el.append(shown)
+          }
+        }
+        class Words extends LayoutDOM {}
+        Words.__name__ = "Words"
+        Words.prototype.default_view = WordsView
+        Words.define(({Str}) => ({words: [Str, ""]}))
+        exports.Words = Words
+    ''')
+    words = String()
+
+
+curdoc().add_root(Words(words="a model of my own"))
+"""
+
+
+@pytest.fixture
+def with_own_model(project: Path, dyno: MakeDyno) -> MakeDyno:
+    """Return what makes a dyno with an app whose model Bokeh compiles, which takes a Node.js: playwright has one."""
+    (project / "bokeh_app" / "own").mkdir()
+    (project / "bokeh_app" / "own" / "main.py").write_text(OWN_MODEL)
+    node = Path(playwright.__file__).parent / "driver" / "node"
+    return lambda **env: dyno(project, {"BOKEH_NODEJS_PATH": str(node), **env})
+
+
+def test_a_model_of_the_apps_own_is_shown_on_every_page(with_own_model: MakeDyno, page) -> None:
+    one = with_own_model().start()
+    for below in BELOW:
+        page.goto(address(one, f"{below}own"))
+        page.get_by_text("a model of my own").wait_for()
+
+
+def test_what_cannot_be_shown_is_said_and_not_asked_for_without_end(
+    with_own_model: MakeDyno, page, scratch: Path
+) -> None:
+    one = with_own_model(BOKEH_WARM="0").start()  # a page of the site cannot know of the model then
+    page.goto(address(one, "/with/own"))
+    page.get_by_text("This plot cannot be shown.").wait_for(timeout=15_000)
+    assert "could not resolve type 'Words'" in str(page.complaints)
+    page.complaints.clear()
+    assert one.log().count('"GET /bkapp/own/ws"') <= 3
 
 
 # --- from Bokeh's CDN -------------------------------------------------------------------------------------------------
@@ -142,7 +208,7 @@ def test_with_bokeh_resources_cdn_every_page_loads_what_the_cdn_has_signed(
     project: Path, dyno: MakeDyno, page, asked
 ) -> None:
     one = dyno(project, {"BOKEH_RESOURCES": "cdn"}).start()
-    for path, count in (("/with/counter", 2), ("/bkapp/counter", 5), ("/drawn", 1)):
+    for path, count in (("/with/counter", 2), ("/bkapp/counter", 2), ("/drawn", 1)):
         found = scripts(one.get(path).text)
         assert len(found) == count, path
         for script in found:

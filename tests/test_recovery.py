@@ -151,6 +151,20 @@ def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page, be
     assert_whole(page)
 
 
+@pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
+def test_a_page_whose_first_websocket_fails_tries_again(one: Dyno, page: Page, below: str):
+    page.add_init_script("""WebSocket = new Proxy(WebSocket, {
+      construct: (target, [url, protocols]) => {
+        if (!window.tried) url = url.replace("/ws", "/no/ws")
+        window.tried = true
+        return new target(url, protocols)
+      }
+    })""")
+    open_page(page, one, below=below)
+    assert len(page.complaints) == 1
+    assert "/no/ws" in page.complaints.pop()
+
+
 def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, dyno: MakeDyno, page: Page, record_property):
     open_page(page, one)
     assert one.stop() == 0
