@@ -27,6 +27,10 @@
     "value", "value_throttled", "value_input", "active", "color", "filename", "mime_type", "indices", "data",
   ]
 
+  const LEAVING = 2000 // ms after which a page that was about to be left is still there
+  let leaving = -Infinity
+  addEventListener("beforeunload", () => leaving = Date.now())
+
   const sleep = (ms, wake) => new Promise((done) => {
     setTimeout(done, ms)
     wake?.(done)
@@ -99,7 +103,7 @@
     const socket = new WebSocket(`${url}?document=1`, ["bokeh", token])
     socket.binaryType = "arraybuffer"
     const events = []
-    let released = false, busy = false, passing = null
+    let busy = true, passing = null // until release()
     let header = null, left = 0 // of the message that is coming: header, metadata, content, and two parts for each buffer
     let request = null, reply = null // the id of the request that the server answers unasked; the event that begins that
     let asked = null // the id of BokehJS's own request
@@ -134,15 +138,14 @@
       busy = false
     }
     const take = (event) => {
-      if (event == passing || released && !busy && needed_for(event.data).length == 0) return
+      if (event == passing || !busy && needed_for(event.data).length == 0) return
       event.stopImmediatePropagation()
       events.push(event)
-      if (released && !busy) void pass()
+      if (!busy) void pass()
     }
     for (const type of ["open", "message", "error", "close"]) socket.addEventListener(type, take)
 
     const release = () => {
-      released = true
       let parts = 0
       if (reply != null) {
         socket.send = (part) => {
@@ -171,7 +174,8 @@
   const widgets = (doc) => {
     const Widget = Bokeh.Models.get("Widget") ?? class {} // not there when no app of the page has one
     const found = new Map()
-    for (const model of doc.all_models) {
+    // all_models has those that are gone, too, until BokehJS looks for them: 30 s after the last change
+    for (const model of new Set(doc.roots().flatMap((root) => [...root.references()]))) {
       if (!(model instanceof Widget || model.type == "Tabs")) continue
       const called = `${model.type} ${model.name ?? ""} ${model.title?.text ?? model.title ?? model.label ?? ""}`
       let number = 0
@@ -268,8 +272,8 @@
       }
     }
 
-    // Open the session and show its document: at first in its places, later in new ones beside those of the old document,
-    // not seen yet.
+    // Open the session and show its document: at first in its places, later in new ones beside those of the old
+    // document, not seen yet.
     async connect(old = null) {
       const {socket, there, release} = this.dialed ?? this.dial()
       this.dialed = null
@@ -293,23 +297,28 @@
         release()
         const views = await opened
         this.failures = 0
-        return this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places)
+        return this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places, socket)
       } catch (error) {
         this.failures += 1
+        socket.onclose = null // BokehJS would open another
+        socket.close()
         places.forEach((place) => old == null ? place.replaceChildren() : place.remove())
         throw error
       }
     }
 
     // Be there when the document loses its connection; return it with the elements that show its roots.
-    watch(doc, places) {
-      const shown = {doc, places}
+    watch(doc, places, socket) {
+      const shown = {doc, places, lost: false, beside: false} // beside: the old one, while it is given the values
       if (doc.config.reconnect_session) {
         doc.config.setv({reconnect_session: false, notify_connection_status: false}, {sync: false})
-        doc.on_event("connection_lost", (_, event) => {
-          event.connection.deref()?.close() // or each change of a widget would be an error in the console
-          void this.recover(shown)
-        })
+        const lose = (connection) => {
+          connection?.close() // or each change of a widget would be an error in the console
+          if (!shown.lost && !shown.beside) void this.recover(shown)
+          shown.lost = true
+        }
+        doc.on_event("connection_lost", (_, event) => lose(event.connection.deref()))
+        socket.addEventListener("close", () => lose()) // after a beforeunload, also a download's, BokehJS says nothing
       }
       this.before ??= new Map([...widgets(doc)].map(([key, model]) => [key, texts(entered(model))]))
       return shown
@@ -319,7 +328,7 @@
     async recover(old) {
       const notice = setTimeout(() => this.say("Reconnecting…"), QUIET)
       try {
-        for (let wait = 0; ; wait = RETRY * (1 + Math.random())) {
+        for (let wait = Date.now() - leaving < LEAVING ? LEAVING : 0; ; wait = RETRY * (1 + Math.random())) {
           await sleep(wait, (now) => {
             addEventListener("online", now, {once: true})
             document.addEventListener("visibilitychange", now, {once: true})
@@ -327,7 +336,8 @@
           const answer = await this.refresh()
           if (answer == "gone" || this.failures == TRIES) {
             clearTimeout(notice)
-            this.say(answer == "gone" ? "This plot is not available any more. Reload the page." : "This plot cannot be shown.")
+            const gone = "This plot is not available any more. Reload the page."
+            this.say(answer == "gone" ? gone : "This plot cannot be shown.")
             return
           }
           if (answer == "later") continue
@@ -339,7 +349,13 @@
             continue
           }
           if (old != null) {
+            fresh.beside = true
             for (let pass = 0; pass < PASSES && this.enter(old.doc, fresh.doc); pass++) await settle(fresh.doc)
+            if (fresh.lost) {
+              this.remove(fresh)
+              continue
+            }
+            fresh.beside = false
             this.replace(old, fresh)
           }
           break
@@ -393,6 +409,7 @@
         }
         if (Object.keys(values).length == 0) continue
         target.setv(values)
+        if (key.endsWith(" data")) now.get(key.replace(/ data$/, "")).view.change.emit() // or its rows stay as drawn
         any = true
       }
       return any
@@ -407,12 +424,8 @@
         if (position >= 0) successor = controls(fresh.doc, widgets(fresh.doc).get(key))[position]
       }
       const typed = focused?.value, selection = [focused?.selectionStart, focused?.selectionEnd]
-      old.doc.views_manager.clear()
-      old.places.forEach((place, number) => {
-        fresh.places[number].style.cssText = place.style.cssText
-        place.remove()
-      })
-      Bokeh.documents.splice(Bokeh.documents.indexOf(old.doc), 1)
+      old.places.forEach((place, number) => fresh.places[number].style.cssText = place.style.cssText)
+      this.remove(old)
       if (successor == null || successor.tagName != focused.tagName) return
       successor.focus({preventScroll: true})
       if (selection[0] == null) return // not a text
@@ -423,6 +436,16 @@
         successor.addEventListener("blur", () => successor.dispatchEvent(new Event("change")), {once: true})
       }
       successor.setSelectionRange(...selection)
+    }
+
+    // Take a document from the page, and its data, for BokehJS keeps each document that it was ever given.
+    remove({doc, places}) {
+      doc.views_manager.clear()
+      for (const model of doc.all_models) {
+        if (model.type == "ColumnDataSource") model.setv({data: {}}, {sync: false})
+      }
+      places.forEach((place) => place.remove())
+      Bokeh.documents.splice(Bokeh.documents.indexOf(doc), 1)
     }
 
     say(text) {
@@ -442,7 +465,10 @@
     }
   }
 
-  const apps = [...document.querySelectorAll("[data-bokeh-token]")].map((element) => new App(element))
+  // a page may get this script once more, with a part of it that comes later
+  const added = [...document.querySelectorAll("[data-bokeh-token]:not([data-bokeh-open])")]
+  const apps = added.map((element) => new App(element))
+  for (const {element} of apps) element.dataset.bokehOpen = ""
   const present = new Set([...document.scripts].map((script) => script.getAttribute("src")))
   for (const {element} of apps) {
     for (const script of JSON.parse(element.dataset.bokehLater ?? "[]")) {

@@ -174,6 +174,8 @@ class _WebSocket(WSHandler):
         request = self.connection.protocol.create("PULL-DOC-REQ")
         message.metadata = {"document": request.header["msgid"]}
         await super().send_message(message)
+        if self.ws_connection is None:  # the visitor has left already
+            return
         await super().send_message(await self.handler.handle(request, self.connection))
 
 

@@ -15,7 +15,7 @@ import bokeh.util.paths
 import playwright
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import ROOT, Dyno
+from dyno_under_test import ROOT, Dyno, wait_for
 
 MakeDyno = Callable[..., Dyno]
 JS = bokeh.util.paths.static_path() / "js"
@@ -198,7 +198,7 @@ def test_what_cannot_be_shown_is_said_and_not_asked_for_without_end(
     page.get_by_text("This plot cannot be shown.").wait_for(timeout=15_000)
     assert "could not resolve type 'Words'" in str(page.complaints)
     page.complaints.clear()
-    assert one.log().count('"GET /bkapp/own/ws"') <= 3
+    wait_for("the WebSockets to be closed", lambda: one.log().count('"GET /bkapp/own/ws"') == 3)
 
 
 # --- from Bokeh's CDN -------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ show(None, None, None)
 curdoc().add_root(column(*inputs, parts, table, seen))
 """
 ENTER = """(steps) => {
-  const all = [...Bokeh.documents[0].all_models]
+  const all = [...new Set(Bokeh.documents[0].roots().flatMap((root) => [...root.references()]))]
   for (const [called, values] of Object.entries(steps)) {
     for (const model of all.filter((one) => one.type == called || one.title == called)) model.setv(values)
   }
@@ -163,6 +163,43 @@ def test_a_page_whose_first_websocket_fails_tries_again(one: Dyno, page: Page, b
     open_page(page, one, below=below)
     assert len(page.complaints) == 1
     assert "/no/ws" in page.complaints.pop()
+
+
+@pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
+def test_a_page_that_was_about_to_be_left_comes_back_too(one: Dyno, page: Page, below: str):
+    open_page(page, one, below=below)
+    page.route("**/attachment", lambda route: route.fulfill(status=204))
+    page.evaluate("() => { addEventListener('beforeunload', () => window.left = true); location.href = '/attachment' }")
+    page.wait_for_function("() => window.left")
+    before = runs(one)
+    for worker in one.bokeh_workers():
+        worker.kill()
+    wait_for("the app to run again", lambda: page.wait_for_timeout(10) or runs(one) > before)
+    assert_whole(page)
+    take_out_what_the_absence_caused(page)
+
+
+def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
+    open_page(page, one)
+    for _ in range(2):
+        for worker in one.bokeh_workers():
+            worker.kill()
+        page.locator("[data-bokeh-token] > [style*=hidden]").wait_for(state="attached")
+        wait_for("the workers", lambda: one.get("/healthz").status == 200)
+    assert_whole(page)
+
+
+def test_the_script_on_a_page_twice_shows_each_app_once(one: Dyno, page: Page):
+    page.add_init_script("""window.opened = 0
+      WebSocket = new Proxy(WebSocket, {construct: (target, args) => (window.opened += 1, new target(...args))})""")
+    open_page(page, one)
+    page.evaluate("""() => new Promise((done) => {
+      const again = document.createElement("script")
+      again.src = [...document.scripts].find((script) => script.src.includes("dyno.js")).src + "&again"
+      again.onload = done
+      document.head.append(again)
+    })""")
+    assert page.evaluate("() => window.opened") == 1
 
 
 def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, dyno: MakeDyno, page: Page, record_property):
@@ -268,7 +305,8 @@ def test_every_input_keeps_what_the_visitor_entered(project: Path, dyno: MakeDyn
         page.evaluate(ENTER, values)
         page.wait_for_function(f"(wanted) => ({SEEN})().includes(wanted)", arg=wanted)
 
-    enter('["Slider", 0', kind={"value": "vegetable"}, count={"value": 3})
+    enter('["Slider", 2', count={"value": 2})
+    enter('["Slider", 3', kind={"value": "vegetable"}, count={"value": 3})  # the parts are made anew
     enter("[[1, 9, 3], [2], []]", ColumnDataSource={"data": {"n": [1, 9, 3]}}, Selection={"indices": [2]})
     enter(
         '["Slider", 7',
@@ -298,6 +336,7 @@ def test_every_input_keeps_what_the_visitor_entered(project: Path, dyno: MakeDyn
     expected = before.replace('["TextInput", null, ', '["TextInput", "half of it and the rest", ')
     assert expected != before
     wait_for("the values", lambda: page.evaluate(SEEN) == expected, 5)
+    page.locator(".slick-cell").get_by_text("9").wait_for()
     take_out_what_the_absence_caused(page)
 
 

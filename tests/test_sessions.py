@@ -206,6 +206,17 @@ def test_a_good_token_is_accepted(four: Dyno):
     assert open_websocket(four, token) == 101
 
 
+def test_a_visitor_who_leaves_at_once_is_no_error(project: Path, dyno):
+    one = dyno(project).start()
+    for _ in range(20):
+        status, websocket = one.handshake("/bkapp/counter/ws?document=1", one.token("/with/counter"))
+        websocket.close()
+        assert status == 101
+    wait_for("the log", lambda: one.log().count('"GET /bkapp/counter/ws" 101') == 20)
+    assert "Traceback" not in one.log()
+    assert "ERROR" not in one.log()
+
+
 def test_with_sessions_from_flask_only_an_apps_own_page_is_refused(closed: Dyno):
     before = len(runs(closed))
     for path in ("/bkapp/counter", "/bkapp/counter/", "/bkapp/counter/autoload.js?bokeh-autoload-element=a"):
