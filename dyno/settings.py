@@ -220,7 +220,7 @@ SETTINGS = {
         Setting(
             "BOKEH_SECRET_KEY",
             "",
-            "32 characters or more, at random: `python3 -c 'import secrets; print(secrets.token_hex(32))'` makes one",
+            "32 characters or more, without a pattern: `python3 -c 'import secrets; print(secrets.token_hex(32))'` makes one",
             "Signs the sessions (the name is Bokeh's); without one, each boot makes its own.",
             _key,
             secret=True,
