@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-MAX_LOCATION = 8192  # bytes; nginx takes 16 kB of response headers (proxy_buffer_size), and answers 502 to more
+MAX_LOCATION = 8192  # bytes; nginx takes 32 kB of response headers (proxy_buffer_size), and answers 502 to more
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
 

@@ -92,7 +92,8 @@ class Master:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            number = self._pids.pop(pid)
+            if (number := self._pids.pop(pid, None)) is None:  # not a worker: an app started it when it was run at boot
+                continue
             code = os.waitstatus_to_exitcode(status)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             if self._ending and self._ending[0] == pid:

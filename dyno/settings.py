@@ -244,7 +244,7 @@ SETTINGS = {
             "info",
             "trace, debug, info, warning, error, critical, none",
             "How much the Bokeh server logs (the name is Bokeh's).",
-            _match(r"(?i:trace|debug|info|warn|warning|error|fatal|critical|none|[0-9]{1,3})"),
+            _match(r"(?i:trace|debug|info|warning|error|critical|none)"),
         ),
     )
 }

@@ -95,7 +95,7 @@ def own(run_dir: Path) -> object:
     lock.write(str(os.getpid()))  # for dyno.signals.outlived
     lock.flush()
     # of a dyno that was killed
-    for leftover in [*run_dir.glob("*.sock"), *run_dir.glob("*.pid"), *run_dir.glob("trying")]:
+    for leftover in (path for name in ("*.sock", "*.pid", "trying", "scripts.json") for path in run_dir.glob(name)):
         leftover.unlink()
     return lock
 
@@ -166,10 +166,17 @@ class Dyno:
         )
         threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
         port = self._settings["PORT"]
+        end, signals = time.monotonic() + self._settings["BOOT_TIMEOUT"], set()
         while not listens(port):
-            time.sleep(0.01)  # the signals of this moment stay in the inbox
+            signals |= self._inbox.wait(0.01)
+            if signals & {signal.SIGTERM, signal.SIGINT}:
+                return 0
             if ended := self._processes.reap():
                 return self._report(*ended)
+            if time.monotonic() > end:
+                raise StartError(f"nginx does not listen on PORT={port}: config/nginx.conf.erb has it listen elsewhere")
+        if signal.SIGHUP in signals:  # nginx hears it only now
+            self._reload()
         say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{port}")
         return None
 

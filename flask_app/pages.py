@@ -20,7 +20,8 @@ ICON = "favicon.svg"
 DAY = 86400  # seconds
 MAX_NUMBERS = 10_000
 MAX_ARGUMENTS = 20  # arguments of a page that are passed on to its app ...
-MAX_ARGUMENT = 200  # ... and the characters in each
+MAX_ARGUMENT = 200  # ... the characters in each
+MAX_QUERY = 8192  # ... and the bytes of all, as they stand in the address
 DEFAULT_NUMBERS = "3, 5, 4, 8, 9, 7, 12, 11, 14, 13, 17, 16"
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 # where werkzeug's own sentence is not for visitors
@@ -58,7 +59,8 @@ def app_page(name: str) -> ResponseReturnValue:
     if name not in current_app.extensions["bokeh_apps"].names():
         abort(404, "There is no app of that name.")
     arguments = {key: value for key, value in request.args.items() if not key.startswith("bokeh-")}
-    if len(arguments) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT for pair in arguments.items() for text in pair):
+    too_long = any(len(text) > MAX_ARGUMENT for pair in arguments.items() for text in pair)
+    if too_long or len(arguments) > MAX_ARGUMENTS or len(request.query_string) > MAX_QUERY:
         abort(414, f"A page takes {MAX_ARGUMENTS} arguments of {MAX_ARGUMENT} characters at most.")
     return render_template("app.html", name=name, sentence=sentence(name), arguments=arguments)
 

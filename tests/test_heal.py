@@ -164,3 +164,30 @@ def test_a_site_without_static_plots_does_not_load_bokehs_models(project: Path, 
     for process in gunicorn(one):
         assert "numpy" not in Path(f"/proc/{process.pid}/maps").read_text()
     assert one.stop(signal.SIGTERM) == 0
+
+
+def test_a_process_that_an_app_has_started_may_end(project: Path, dyno: MakeDyno) -> None:
+    app = project / "bokeh_app" / "counter" / "main.py"
+    app.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '1'])\n{app.read_text()}")
+    one = dyno(project).start()
+    (master,) = {worker.ppid() for worker in one.bokeh_workers()}
+    wait_for(
+        "the process to end", lambda: not [one for one in psutil.Process(master).children() if one.name() == "sleep"]
+    )
+    assert one.get("/bkapp/counter").status == 200
+    assert len(one.bokeh_workers()) == 2
+    assert one.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("workers", ["4"])
+def test_a_request_that_ends_its_worker_ends_two_at_most(project: Path, dyno: MakeDyno, workers: str) -> None:
+    app = project / "bokeh_app" / "counter" / "main.py"
+    app.write_text(
+        "import os\nfrom bokeh.io import curdoc\n"
+        "if 'crash' in curdoc().session_context.request.arguments:\n    os.abort()\n" + app.read_text()
+    )
+    one = dyno(project, {"BOKEH_WORKERS": workers}).start()
+    assert one.get("/bkapp/counter?crash=1").status == 502
+    wait_for("the workers", lambda: len(one.bokeh_workers()) == 4 and one.get("/healthz").status == 200)
+    assert one.log().count("was killed by SIGABRT") <= 2
+    assert one.stop(signal.SIGTERM) == 0

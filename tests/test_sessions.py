@@ -206,6 +206,15 @@ def test_a_good_token_is_accepted(four: Dyno):
     assert open_websocket(four, token) == 101
 
 
+def test_an_argument_called_bytes_is_one_like_any_other(four: Dyno):
+    token = four.token("/with/counter?bytes=1")
+    status, websocket = four.handshake(WS, token)
+    websocket.close()
+    assert status == 101
+    assert four.get("/with/counter?bytes=1", Bokeh_Token=f"/bkapp/counter 0 {token}").status == 200
+    assert four.get("/bkapp/counter?bytes=1").status == 200
+
+
 def test_a_visitor_who_leaves_at_once_is_no_error(project: Path, dyno):
     one = dyno(project).start()
     for _ in range(20):

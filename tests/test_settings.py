@@ -34,7 +34,7 @@ GOOD = {
     "BOKEH_SECRET_KEY": [KEY],
     "BOKEH_TOKEN_LIFETIME": ["60", "93600", "31536000"],
     "BOKEH_ALLOW_WS_ORIGIN": ["a.example", "a.example:8080,*.b.example", "*", "localhost:*", "[::1]:5000"],
-    "BOKEH_PY_LOG_LEVEL": ["info", "DEBUG", "none", "10"],
+    "BOKEH_PY_LOG_LEVEL": ["info", "DEBUG", "none"],
 }
 NO_NUMBER = ["", "x", "1.5", "-1", "0x10", " 7", "+7", "1_000", "٣", "1e3", "7\n"]
 WRONG = {
@@ -81,7 +81,7 @@ WRONG = {
         "a.example,,b",
         "-a.example",
     ],
-    "BOKEH_PY_LOG_LEVEL": ["loud", "info;", " info"],
+    "BOKEH_PY_LOG_LEVEL": ["loud", "info;", " info", "warn", "10"],
 }
 
 

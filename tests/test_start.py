@@ -384,6 +384,20 @@ def test_a_site_without_any_app_is_told_how_to_add_one(project: Path, dyno: Make
     assert_refused(dyno(project), r"error: bokeh_app/ has no app: make a folder", seconds=5)
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGTERM])
+def test_a_template_that_listens_elsewhere_is_told_and_can_be_stopped(number, project: Path, dyno: MakeDyno) -> None:
+    template = project / "config" / "nginx.conf.erb"
+    template.write_text(re.sub(r"listen <%.*%>;", "listen unix:elsewhere.sock;", template.read_text()))
+    one = dyno(project, {} if number else {"BOOT_TIMEOUT": "5"}).launch()
+    if number:
+        wait_for("nginx", lambda: (project / "elsewhere.sock").exists())
+        assert one.stop(number) == 0
+    else:
+        assert one.wait(40) == 1
+        one.wait_for_log(rf"error: nginx does not listen on PORT={one.port}")
+    one.assert_nothing_left()
+
+
 @pytest.mark.parametrize("option", ["--no-such-option", "bokeh_app/counter"])
 def test_a_wrong_option_in_the_procfile_is_named(option: str, project: Path, dyno: MakeDyno) -> None:
     procfile = project / "Procfile.dyno"

@@ -136,7 +136,7 @@ def _rows(content: bytes, delimiter: bytes) -> list[bytes]:
     """Return the rows that have something in them, without quotes; SPLIT stands for what these protected."""
     if b'"' in content:
         mark = re.escape(delimiter)
-        quoted = re.compile(rb'(?:^|(?<=[\n%b]))"((?:[^"]|"")*)"(?=[\n%b]|$)' % (mark, mark))
+        quoted = re.compile(rb'(?:^|(?<=[\n%b]))"([^"]*(?:""[^"]*)*)"(?=[\n%b]|$)' % (mark, mark))
         within = re.compile(rb"[\n%b]" % mark)
         content = quoted.sub(lambda cell: within.sub(SPLIT, cell[1].replace(b'""', b'"')), content)
     return [row for row in content.split(b"\n") if row.strip(delimiter + b" \t")]
