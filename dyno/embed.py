@@ -96,7 +96,7 @@ class BokehApps:
         if name not in apps.names():
             raise LookupError(f"bokeh_app/ has no app {name!r}")
         arguments = {key: [value] for key, value in (arguments or {}).items()}
-        token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, renews=self._renews(name))
+        token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, self._renews(name), name)
         needed, later = self._scripts(name)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
             self._tags([{"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}, *needed]),
@@ -175,8 +175,8 @@ class BokehApps:
             if len(request.query_string) > MAX_ARGUMENTS:
                 abort(414, f"The arguments of this page are too long: {MAX_ARGUMENTS} bytes are allowed.")
             arguments = {key: values for key, values in request.args.lists() if not key.startswith("bokeh-")}
-            token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, renews=self._renews(name))
-        elif not tokens.is_valid(token):
+            token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, renews=self._renews(name), app=name)
+        elif not tokens.is_valid(token, name):
             abort(403, "This link to a session is not valid, or no longer. Open the page itself.")
         return Response(
             headers={"X-Accel-Redirect": "@bokeh_session", "X-Bokeh-Token": token, "Cache-Control": "no-store"}

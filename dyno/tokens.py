@@ -22,6 +22,7 @@ from bokeh.util.token import (
 MAX_BYTES = 24_000  # it is a header of the WebSocket's request, in which nginx allows a line of 32 kB
 # names in a token's payload that Bokeh gives a meaning to
 RESERVED = {"session_id", "session_expiry", "headers", "cookies", "arguments"}
+APP = "bokeh_app"  # what a token's payload calls the app that it is for
 
 
 def mint(
@@ -29,19 +30,21 @@ def mint(
     arguments: Mapping[str, Sequence[str]] | None = None,
     visitor: Mapping[str, object] | None = None,
     renews: str = "",
+    app: str = "",
 ) -> str:
     """Return a signed token for a new session, or for that of the token `renews` if it was for the same visitor.
 
-    lifetime is in seconds. arguments arrive as `session_context.request.arguments` ({name: [bytes, …]}), the items of
-    visitor in `session_context.token_payload`. Raises ValueError when visitor uses a name of Bokeh's own or all of it is
-    too long, TypeError when something in visitor is not JSON, or in arguments not text.
+    It is good for the app of that name only, or for any when app is empty. lifetime is in seconds. arguments arrive as
+    `session_context.request.arguments` ({name: [bytes, …]}), the items of visitor in `session_context.token_payload`.
+    Raises ValueError when visitor uses a name of Bokeh's own or all of it is too long, TypeError when something in visitor
+    is not JSON, or in arguments not text.
     """
-    if taken := RESERVED & set(visitor or {}):
+    if taken := (RESERVED | {APP}) & set(visitor or {}):
         raise ValueError(f"visitor may not contain {', '.join(sorted(taken))}: Bokeh uses that itself")
     for name, values in (arguments or {}).items():
         if wrong := [value for value in values if not isinstance(value, str)]:
             raise TypeError(f"arguments are text, and {name}={wrong[0]!r} is not: write {str(wrong[0])!r}")
-    payload = dict(visitor or {})
+    payload = dict(visitor or {}) | ({APP: app} if app else {})
     # always there: without it Bokeh would take the arguments of whatever request opens the session
     payload["arguments"] = {name: [value.encode() for value in values] for name, values in (arguments or {}).items()}
     if set(payload["arguments"]) == {"bytes"}:
@@ -54,16 +57,20 @@ def mint(
     return token
 
 
-def is_valid(token: str, expired: bool = False) -> bool:
+def is_valid(token: str, app: str = "", expired: bool = False) -> bool:
     """Return whether `token` was signed with our key and (unless `expired` is allowed) is still good for a session.
+
+    With app, whether it is good for the app of that name: a page with one app opens no other.
 
     False, never an error, for anything else.
     """
     try:
         if not check_token_signature(token, secret_key=os.environ["BOKEH_SECRET_KEY"].encode(), signed=True):
             return False
-        expiry = get_token_payload(token)["session_expiry"]
-        return expired or calendar.timegm(time.gmtime()) < expiry
+        payload = get_token_payload(token)
+        if app and payload.get(APP, app) != app:
+            return False
+        return expired or calendar.timegm(time.gmtime()) < payload["session_expiry"]
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, zlib.error):
         return False
 

@@ -137,15 +137,17 @@ class Gate(AuthProvider):
     get_user = None
 
     async def get_user_async(self, handler):
-        """Return the user, as Bokeh's auth hooks do. Raises HTTPError 403 for a token that we did not sign."""
+        """Return the user, as Bokeh's auth hooks do. Raises HTTPError 403 for a token that we did not sign for this app."""
+        context = getattr(handler, "application_context", None)  # of the app that is asked for
+        app = context.url.strip("/") if context else ""
         if isinstance(handler, WebSocketHandler):
             protocols = handler.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
-            if len(protocols) != 2 or protocols[0].strip() != "bokeh" or not tokens.is_valid(protocols[1].strip()):
+            if len(protocols) != 2 or protocols[0].strip() != "bokeh" or not tokens.is_valid(protocols[1].strip(), app):
                 raise HTTPError(403, "no valid session token")
             if self._closing:
                 raise HTTPError(503, "stopping")
             self._websockets[handler] = asyncio.get_running_loop().time()
-        elif (token := handler.get_argument("bokeh-token", None)) is not None and not tokens.is_valid(token):
+        elif (token := handler.get_argument("bokeh-token", None)) is not None and not tokens.is_valid(token, app):
             raise HTTPError(403, "no valid session token")
         if self._inner.get_user_async:
             return await self._inner.get_user_async(handler)

@@ -158,7 +158,7 @@ def test_a_token_is_small_and_holds_nothing_of_the_visitors_request(four: Dyno, 
     assert answer.status == 200
     token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", answer.text).group(0)
     assert len(token) < 512
-    assert set(get_token_payload(token)) == {"session_expiry", "arguments"}
+    assert set(get_token_payload(token)) == {"session_expiry", "arguments", "bokeh_app"}
     assert open_websocket(four, token) == 101
 
 
@@ -204,6 +204,18 @@ def test_a_good_token_is_accepted(four: Dyno):
     token = generate_jwt_token(generate_session_id(**good), **good, expiration=600)
     assert four.get(f"/bkapp/counter?bokeh-token={token}").status == 200
     assert open_websocket(four, token) == 101
+
+
+@pytest.mark.parametrize("path", ["/bkapp/plain.one/ws", "/bkapp/plain.one", "/bkapp/plain.one/autoload.js"])
+def test_a_token_opens_the_app_that_it_is_for_and_no_other(closed: Dyno, path: str):
+    token = closed.token(PAGE)
+    for asked, allowed in ((path.replace("plain.one", "counter"), True), (path, False)):
+        if path.endswith("ws"):
+            status, websocket = closed.handshake(asked, token)
+            websocket.close()
+        else:
+            status = closed.get(f"{asked}?bokeh-token={token}&bokeh-autoload-element=1").status
+        assert status in ((101, 200) if allowed else (403,)), asked
 
 
 def test_an_argument_called_bytes_is_one_like_any_other(four: Dyno):
