@@ -97,6 +97,8 @@
   // the same, as its first message; that goes no further, and what has come becomes the answer to it. A server that does
   // not know this just waits for BokehJS.
   //
+  // A close is heard only after watch(), which listens for it: the views of some models wait for an image, or for MathJax.
+  //
   // `there` is resolved when the document is, and rejected when the connection is lost before: of a WebSocket that does
   // not get so far, BokehJS would write errors into the console.
   const dial = (url, token) => {
@@ -107,6 +109,8 @@
     let header = null, left = 0 // of the message that is coming: header, metadata, content, and two parts for each buffer
     let request = null, reply = null // the id of the request that the server answers unasked; the event that begins that
     let asked = null // the id of BokehJS's own request
+    let watch = null
+    const watched = new Promise((done) => watch = done)
 
     const there = new Promise((resolve, reject) => {
       const read = (event) => {
@@ -131,6 +135,7 @@
       for (let event; (event = events.shift()) != null; await turn()) {
         const scripts = needed_for(event.data)
         if (scripts.length > 0) await load(scripts)
+        if (event.type == "close") await watched
         const answer = () => ({data: JSON.stringify({...JSON.parse(event.data), reqid: asked})})
         passing = new event.constructor(event.type, event == reply ? answer() : event)
         socket.dispatchEvent(passing)
@@ -138,7 +143,7 @@
       busy = false
     }
     const take = (event) => {
-      if (event == passing || !busy && needed_for(event.data).length == 0) return
+      if (event == passing || !busy && event.type != "close" && needed_for(event.data).length == 0) return
       event.stopImmediatePropagation()
       events.push(event)
       if (!busy) void pass()
@@ -155,7 +160,7 @@
       }
       void pass()
     }
-    return {socket, there, release}
+    return {socket, there, release, watch}
   }
 
   // Call BokehJS, which makes a WebSocket at once, with `socket` for that; return its promise.
@@ -275,7 +280,7 @@
     // Open the session and show its document: at first in its places, later in new ones beside those of the old
     // document, not seen yet.
     async connect(old = null) {
-      const {socket, there, release} = this.dialed ?? this.dial()
+      const {socket, there, release, watch} = this.dialed ?? this.dial()
       this.dialed = null
       await there
       const places = old?.places.map((place) => {
@@ -297,7 +302,9 @@
         release()
         const views = await opened
         this.failures = 0
-        return this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places, socket)
+        const shown = this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places, socket)
+        watch()
+        return shown
       } catch (error) {
         this.failures += 1
         socket.onclose = null // BokehJS would open another

@@ -184,8 +184,43 @@ def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
     for _ in range(2):
         for worker in one.bokeh_workers():
             worker.kill()
-        page.locator("[data-bokeh-token] > [style*=hidden]").wait_for(state="attached")
+        # at each frame: a locator looks twice a second, and that can be after it
+        page.wait_for_function("() => document.querySelector('[data-bokeh-token] > [style*=hidden]')")
         wait_for("the workers", lambda: one.get("/healthz").status == 200)
+    assert_whole(page)
+
+
+def test_a_loss_while_the_views_are_made(one: Dyno, page: Page):
+    def kill() -> None:
+        for worker in one.bokeh_workers():
+            worker.kill()
+
+    page.expose_function("kill", kill)
+    # some views wait, for an image or for MathJax, and the connection may be lost meanwhile: here it is, once
+    page.add_init_script("""const made_slowly = (native) => async (...args) => {
+        const socket = WebSocket.last
+        const views = await native(...args)
+        if (!window.killed) {
+          window.killed = kill()
+          while (socket.readyState != socket.CLOSED) await new Promise((done) => setTimeout(done, 50))
+        }
+        return views
+      }
+      const Native = WebSocket
+      WebSocket = class extends Native {
+        constructor(...args) {
+          super(...args)
+          Native.last = this
+        }
+      }
+      addEventListener("DOMContentLoaded", () => {
+        const add_document_from_session = made_slowly(Bokeh.embed.add_document_from_session)
+        window.Bokeh = {__proto__: Bokeh, embed: {__proto__: Bokeh.embed, add_document_from_session}}
+      }, true)""")
+    page.goto(f"http://127.0.0.1:{one.port}/with/counter")
+    page.wait_for_function("() => window.killed")
+    page.wait_for_function("() => performance.getEntriesByType('resource').some((one) => one.initiatorType == 'fetch')")
+    turn_slider(page, 3)
     assert_whole(page)
 
 
