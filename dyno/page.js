@@ -31,10 +31,18 @@
   let leaving = -Infinity
   addEventListener("beforeunload", () => leaving = Date.now())
 
-  const sleep = (ms, wake) => new Promise((done) => {
-    setTimeout(done, ms)
-    wake?.(done)
-  })
+  const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
+
+  // The same, but less long when the network or the visitor comes back
+  const sleep_lightly = async (ms) => {
+    const awake = new AbortController()
+    await new Promise((wake) => {
+      setTimeout(wake, ms)
+      addEventListener("online", wake, {signal: awake.signal})
+      document.addEventListener("visibilitychange", wake, {signal: awake.signal})
+    })
+    awake.abort()
+  }
 
   // Wait until the server has answered what was entered
   const settle = async (doc) => {
@@ -63,24 +71,33 @@
     })
   }
 
-  // Load scripts, in their order; resolves when all are there, or failed
+  // Load scripts, in their order; return whether all are there. What failed is loaded anew for whoever asks next.
   const loading = new Map()
   const load = async (scripts) => {
+    let all = true
     for (const attributes of scripts) {
       if (loading.has(attributes.src)) continue // for another app
       const script = document.createElement("script")
       script.async = false
       for (const [name, value] of Object.entries(attributes)) script.setAttribute(name, value)
-      loading.set(attributes.src, new Promise((done) => script.onload = script.onerror = done))
+      loading.set(attributes.src, new Promise((done) => {
+        script.onload = () => done(true)
+        script.onerror = () => done(false)
+      }))
       document.head.append(script)
     }
     for (const {src} of scripts) {
-      await loading.get(src)
-      later.delete(src)
+      if (await loading.get(src)) {
+        later.delete(src)
+      } else {
+        loading.delete(src)
+        all = false
+      }
     }
     // BokehJS looks for MathJax once, when it makes the first widget
     const math = Bokeh.index.query_one((view) => view.provider != null)?.provider
     if (math?.status == "failed") await math.fetch()
+    return all
   }
 
   // Let the promises that are resolved go on: BokehJS reads a document in those, and takes nothing else before
@@ -134,7 +151,7 @@
       busy = true
       for (let event; (event = events.shift()) != null; await turn()) {
         const scripts = needed_for(event.data)
-        if (scripts.length > 0) await load(scripts)
+        if (scripts.length > 0 && !await load(scripts)) socket.close() // BokehJS cannot read this: from the start, with the next connection
         if (event.type == "close") await watched
         const answer = () => ({data: JSON.stringify({...JSON.parse(event.data), reqid: asked})})
         passing = new event.constructor(event.type, event == reply ? answer() : event)
@@ -336,10 +353,7 @@
       const notice = setTimeout(() => this.say("Reconnecting…"), QUIET)
       try {
         for (let wait = Date.now() - leaving < LEAVING ? LEAVING : 0; ; wait = RETRY * (1 + Math.random())) {
-          await sleep(wait, (now) => {
-            addEventListener("online", now, {once: true})
-            document.addEventListener("visibilitychange", now, {once: true})
-          })
+          await sleep_lightly(wait)
           const answer = await this.refresh()
           if (answer == "gone" || this.failures == TRIES) {
             clearTimeout(notice)
@@ -462,13 +476,13 @@
       this.status = document.createElement("div")
       this.status.setAttribute("role", "status")
       this.status.className = "bokeh-status"
-      this.status.textContent = text
       Object.assign(this.status.style, {
         position: "sticky", bottom: "8px", zIndex: "10", width: "fit-content", margin: "8px auto 0", padding: "4px 12px",
         borderRadius: "4px", font: "14px/20px system-ui, sans-serif", color: "#fff", background: "#333c",
       })
       const place = this.own_page ? document.body : this.element
       place.append(this.status)
+      this.status.textContent = text // in the page already, or a screen reader would not say it
     }
   }
 

@@ -133,6 +133,21 @@ def test_what_an_app_adds_later_brings_the_script_that_it_needs(site: Dyno, page
     assert names(asked)[4:] == ["bokeh-gl"]
 
 
+def test_a_script_that_did_not_arrive_is_loaded_again(site: Dyno, page) -> None:
+    refused = []
+
+    def refuse_once(route) -> None:
+        refused.append(route.request.url)
+        route.abort() if len(refused) == 1 else route.continue_()
+
+    page.route("**/bokeh-tables.min.js*", refuse_once)
+    page.goto(address(site, "/with/later"))
+    page.locator(".noUi-handle").press("ArrowRight")
+    page.locator(".slick-row").first.wait_for()
+    assert len(refused) == 2
+    page.complaints.clear()  # BokehJS says that it does not know the models
+
+
 @pytest.mark.parametrize("below", BELOW)
 def test_an_app_that_begins_otherwise_than_at_boot_has_what_it_needs(site: Dyno, page, asked, below: str) -> None:
     page.goto(address(site, f"{below}later?shown=3"))
