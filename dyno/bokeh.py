@@ -15,7 +15,9 @@ gc.disable()  # until everything is imported: collecting after every few hundred
 import asyncio
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Mapping
@@ -24,6 +26,7 @@ from pathlib import Path
 if __name__ == "__main__":
     from dyno import buildpack, idle
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
     buildpack.stand_in()
     if os.environ.get("BOKEH_UPSTREAM"):
         sys.exit(idle.main())
@@ -106,7 +109,13 @@ def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str
             # with hooks, on_server_loaded would come first, and what it starts (threads) does not survive the fork
             has_hooks = any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py"))
             if values["BOKEH_WARM"] and not has_hooks:
+                before = threading.enumerate()
                 scripts[name] = asyncio.run(_try(application, name, values))
+                if left := [thread.name for thread in threading.enumerate() if thread not in before]:
+                    print(
+                        f"bokeh_app/{name} has started {left[0]}, which the workers are forked without: "
+                        "BOKEH_WARM=0 if they need it", flush=True,
+                    )  # fmt: skip
         except (Exception, SystemExit) as error:  # a file in another encoding, say
             raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(None, traceback.format_exc())}") from error
         finally:

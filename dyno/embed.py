@@ -178,6 +178,8 @@ class BokehApps:
             token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, renews=self._renews(name), app=name)
         elif not tokens.is_valid(token, name):
             abort(403, "This link to a session is not valid, or no longer. Open the page itself.")
+        if request.method == "HEAD":  # Bokeh answers that with 405
+            return Response(headers={"Cache-Control": "no-store"})
         return Response(
             headers={"X-Accel-Redirect": "@bokeh_session", "X-Bokeh-Token": token, "Cache-Control": "no-store"}
         )

@@ -8,7 +8,9 @@ import gc
 import mmap
 import os
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import flask
 import gunicorn.errors
@@ -22,11 +24,13 @@ from dyno.signals import outlived
 buildpack.stand_in()
 _settings = settings.read()
 print_whole_lines()
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's comes later
+# not by gunicorn's pidfile, which it writes when the site is imported: a site that cannot be is noticed at once
+Path(_settings["RUN_DIR"], "flask.pid").write_text(str(os.getpid()))
 
 gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
 
 bind = f"unix:{os.path.join(_settings['RUN_DIR'], 'flask.sock')}"
-pidfile = os.path.join(_settings["RUN_DIR"], "flask.pid")
 workers = _settings["WEB_CONCURRENCY"]
 # threads, so that a slow page does not keep its worker from answering others
 worker_class = "gthread"
@@ -71,11 +75,12 @@ def when_ready(server):
     The garbage collector would write to every page of memory that was made before the fork.
     """
     if isinstance(site := server.app.wsgi(), flask.Flask):
+        if not (bokeh_apps := site.extensions.get("bokeh_apps")):
+            sys.exit(f"error: {server.app.app_uri} has no Bokeh apps: give it BokehApps(app), from dyno.embed")
         for name in site.jinja_env.list_templates():
             with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
                 site.jinja_env.get_template(name)
-        if bokeh_apps := site.extensions.get("bokeh_apps"):
-            bokeh_apps.warm()
+        bokeh_apps.warm()
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -15,6 +15,7 @@ from dyno.signals import die_with_parent
 TEMPLATE = ROOT / "config" / "nginx.conf.erb"
 # Debian puts nginx where an ordinary user's PATH does not look
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/usr/local/bin")
+ERB_SECONDS = 10
 APT = ROOT / ".apt" / "usr" / "sbin"  # where Heroku's apt buildpack puts it, and no PATH looks
 
 
@@ -61,7 +62,12 @@ def rendering() -> subprocess.Popen:
 
 def rendered(erb: subprocess.Popen, target: Path) -> None:
     """Wait for `erb` and write what it rendered to `target`. Raises NginxError when it failed."""
-    text, errors = erb.communicate()
+    try:
+        text, errors = erb.communicate(timeout=ERB_SECONDS)
+    except subprocess.TimeoutExpired:
+        erb.kill()
+        erb.communicate()
+        raise NginxError(f"config/nginx.conf.erb does not render: erb still runs after {ERB_SECONDS} s") from None
     if erb.returncode:
         lines = [line for line in errors.splitlines() if line.strip()] or [f"erb ended with {erb.returncode}"]
         # Ruby 3.3 shows the place of a syntax error before it says that it is one

@@ -291,6 +291,15 @@ def complete(environ: MutableMapping[str, str] = os.environ) -> None:
             environ[name] = text
 
 
+def misspelled(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a line for each name in `environ` that is nearly, but not quite, that of a config var."""
+    import difflib
+
+    # Bokeh's own BOKEH_LOG_LEVEL is this near to BOKEH_PY_LOG_LEVEL: 0.91
+    near = {name: difflib.get_close_matches(name, SETTINGS, 1, 0.93) for name in environ if name not in SETTINGS}
+    return [f"{name} is no config var: {found[0]} is" for name, found in near.items() if found]
+
+
 def table() -> str:
     """Return the README's table of settings, in Markdown."""
     rows = ["| config var | default | allowed | what it does |", "|---|---|---|---|"]

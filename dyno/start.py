@@ -124,6 +124,8 @@ class Dyno:
         self._conf = self._run_dir / "nginx.conf"
         self._lock = own(self._run_dir)
         erb = nginx.rendering()  # takes a tenth of a second, in which the next steps are done
+        for line in settings.misspelled():
+            say(f"warning: {line}")
         os.environ["DYNO_PID"] = str(os.getpid())
         os.environ.pop("PYTHONUNBUFFERED", None)  # honcho would write the end of each line by itself; see dyno.log
         if not self._settings["BOKEH_SECRET_KEY"]:

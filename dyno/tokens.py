@@ -50,8 +50,10 @@ def mint(
     if set(payload["arguments"]) == {"bytes"}:
         payload["arguments"][""] = []  # Bokeh reads {"bytes": …} as bytes, and then cannot read its own token
     key = os.environ["BOKEH_SECRET_KEY"].encode()
-    session_id = _same_session(renews, payload) or generate_session_id(secret_key=key, signed=True)
-    token = generate_jwt_token(session_id, secret_key=key, signed=True, extra_payload=payload, expiration=lifetime)
+    options = {"secret_key": key, "signed": True, "extra_payload": payload, "expiration": lifetime}
+    token = generate_jwt_token(generate_session_id(secret_key=key, signed=True), **options)
+    if renews and is_valid(renews, expired=True) and _carried(renews) == _carried(token):
+        token = generate_jwt_token(get_session_id(renews), **options)
     if len(token) > MAX_BYTES:
         raise ValueError(f"arguments and visitor make a token of {len(token):,} bytes; {MAX_BYTES:,} are allowed")
     return token
@@ -75,10 +77,6 @@ def is_valid(token: str, app: str = "", expired: bool = False) -> bool:
         return False
 
 
-def _same_session(token: str, payload: dict[str, object]) -> str | None:
-    """Return the session id of `token` if what it carries is just what the site says of the visitor now."""
-    if not token or not is_valid(token, expired=True):
-        return None
-    carried = get_token_payload(token)
-    del carried["session_expiry"]
-    return get_session_id(token) if carried == payload else None
+def _carried(token: str) -> dict[str, object]:
+    """Return what `token` says of the visitor: all but when it expires."""
+    return {name: value for name, value in get_token_payload(token).items() if name != "session_expiry"}

@@ -32,6 +32,8 @@ from dyno.master import BokehError
 
 COLLECT_SECONDS = 10.0  # between two collections of what ended sessions leave: 0.1 s of a worker's time, and more
 OPENING_SECONDS = 1.0  # from the WebSocket to the document
+# options of `bokeh serve` that are not the Procfile's: nginx relies on some, the others are for a server without it
+OURS = ("unix_socket", "prefix", "port", "address", "ssl_certfile", "ssl_keyfile", "num_procs", "dev")
 
 
 def options(values: Mapping[str, object]) -> list[str]:
@@ -71,13 +73,19 @@ class Worker(Serve):
         self._applications = applications
         parser = _Parser(prog="python -m dyno.bokeh")
         super().__init__(parser=parser)
+        ours = parser.parse_args(options(values))
         self._args = parser.parse_args([*options(values), *further])
+        for name in OURS:
+            if getattr(self._args, name) != getattr(ours, name):
+                parser.error(f"--{name.replace('_', '-')} is none that can be set here")
         if self._args.files:
             parser.error(f"{self._args.files[0]} is none; the apps are the folders of bokeh_app/")
 
     def run(self, number: int, beat: Callable[[], None]) -> None:
         """Serve as worker `number` until a signal comes; beat is called every second."""
         self._beat = beat
+        if "numpy.random" in sys.modules:  # or all workers would draw the same numbers
+            sys.modules["numpy.random"].seed()
         for name in ("unix_socket", "log_format"):
             setattr(self._args, name, getattr(self._args, name).replace("{number}", str(number)))
         self.invoke(self._args)
@@ -170,7 +178,7 @@ class _WebSocket(WSHandler):
     """
 
     async def send_message(self, message):
-        if message.msgtype != "ACK" or not self.get_query_argument("document", ""):
+        if message.msgtype != "ACK" or "document" not in self.request.query_arguments:
             await super().send_message(message)
             return
         request = self.connection.protocol.create("PULL-DOC-REQ")

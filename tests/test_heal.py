@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -156,6 +157,25 @@ def test_a_further_worker_costs_little_memory(project: Path, dyno: MakeDyno, rec
     record_property("figure", f"{sum(own) / len(own):.1f} MB of its own")
     assert max(own) < 15, own  # 10 MB at most is the promise; the kernel's sharing varies with what was touched
     assert one.stop(signal.SIGTERM) == 0
+
+
+def test_workers_draw_different_random_numbers(project: Path, dyno: MakeDyno) -> None:
+    main = project / "bokeh_app" / "counter" / "main.py"
+    main.write_text(f"import numpy.random\nprint('drawn', numpy.random.random())\n{main.read_text()}")
+    one = dyno(project, {"BOKEH_WORKERS": "4"}).start()
+    before = one.log().count("drawn ")  # by the run at boot
+    for _ in range(20):
+        one.token("/bkapp/counter")
+    drawn = wait_for("20 numbers", lambda: len(d := re.findall("drawn ([0-9.]+)", one.log())) == 20 + before and d)
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_thread_that_the_run_at_boot_leaves_is_told(project: Path, dyno: MakeDyno) -> None:
+    main = project / "bokeh_app" / "counter" / "main.py"
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='mine', daemon=True).start()\n"
+    main.write_text(thread + main.read_text())
+    one = dyno(project).start()
+    one.wait_for_log("bokeh_app/counter has started mine, which the workers are forked without: BOKEH_WARM=0")
 
 
 def test_a_site_without_static_plots_does_not_load_bokehs_models(project: Path, dyno: MakeDyno) -> None:

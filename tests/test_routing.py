@@ -64,6 +64,12 @@ def test_an_apps_own_page_answers_other_methods_as_bokeh_does(site: Dyno, method
     assert from_bokeh(answer.text), answer
 
 
+def test_an_apps_own_page_answers_head(site: Dyno) -> None:
+    answer = site.request("HEAD", "/bkapp/counter")
+    assert (answer.status, answer.headers["content-type"], answer.body) == (200, "text/html; charset=utf-8", b"")
+    assert site.request("HEAD", "/bkapp/nope").status == 404
+
+
 def test_a_preflight_for_autoload_js_is_no_error(site: Dyno) -> None:
     preflight = {"Origin": f"http://127.0.0.1:{site.port}", "Access-Control-Request-Method": "GET"}
     for headers in (preflight, {}):
@@ -147,7 +153,9 @@ def test_a_router_that_is_not_trusted_is_not_believed(project, dyno: MakeDyno) -
         ("HTTPS", "https"),
         ("http", "http"),
         (None, "http"),
+        ("http, https", "https"),
         ("nonsense", "http"),
+        ("not-https", "http"),
     ],
 )
 def test_the_scheme_is_the_routers(site: Dyno, sent: str | None, scheme: str) -> None:

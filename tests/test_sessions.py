@@ -227,10 +227,12 @@ def test_an_argument_called_bytes_is_one_like_any_other(four: Dyno):
     assert four.get("/bkapp/counter?bytes=1").status == 200
 
 
-def test_a_visitor_who_leaves_at_once_is_no_error(project: Path, dyno):
+def test_a_visitor_who_leaves_at_once_is_no_error(
+    project: Path, dyno
+):  # and asks for the document in bytes of no alphabet
     one = dyno(project).start()
     for _ in range(20):
-        status, websocket = one.handshake("/bkapp/counter/ws?document=1", one.token("/with/counter"))
+        status, websocket = one.handshake("/bkapp/counter/ws?document=%ff", one.token("/with/counter"))
         websocket.close()
         assert status == 101
     wait_for("the log", lambda: one.log().count('"GET /bkapp/counter/ws" 101') == 20)
@@ -294,6 +296,14 @@ def test_a_page_asked_for_again_gets_the_same_session_with_a_new_expiry(four: Dy
     fresh = wait_for("a token with a later expiry", lambda: (t := later()) != token and t)
     assert fresh[:80] == id_of["session"]
     assert get_token_payload(fresh)["session_expiry"] > get_token_payload(token)["session_expiry"] >= time.time()
+
+
+def test_the_visitor_is_the_same_after_json_too(monkeypatch):
+    monkeypatch.setenv("BOKEH_SECRET_KEY", KEY)
+    visitor = {"groups": ("a", "b"), "by number": {1: "one"}}
+    token = tokens.mint(60, {}, visitor)
+    assert tokens.mint(60, {}, visitor, renews=token)[:80] == token[:80]
+    assert tokens.mint(60, {}, {**visitor, "groups": ("a",)}, renews=token)[:80] != token[:80]
 
 
 def test_a_page_asked_for_again_with_a_forged_token_gets_a_session_of_its_own(four: Dyno):

@@ -398,12 +398,12 @@ def test_a_template_that_listens_elsewhere_is_told_and_can_be_stopped(number, pr
     one.assert_nothing_left()
 
 
-@pytest.mark.parametrize("option", ["--no-such-option", "bokeh_app/counter"])
+@pytest.mark.parametrize("option", ["--no-such-option", "bokeh_app/counter", "--dev", "--port 5007", "--num-procs 4"])
 def test_a_wrong_option_in_the_procfile_is_named(option: str, project: Path, dyno: MakeDyno) -> None:
     procfile = project / "Procfile.dyno"
     procfile.write_text(procfile.read_text().replace("dyno.bokeh", f"dyno.bokeh {option}"))
     one = dyno(project)
-    assert_refused(one, rf"error: Procfile\.dyno: .*options of `bokeh serve`: .*{option}")
+    assert_refused(one, rf"error: Procfile\.dyno: .*options of `bokeh serve`: .*{option.split()[0]}")
     assert "usage:" not in one.log()
 
 
@@ -412,22 +412,38 @@ def test_a_flask_app_that_cannot_be_imported_ends_the_boot(project: Path, dyno: 
     one = dyno(project).launch()
     assert one.wait() not in (0, None)
     assert "No module named 'no_such_module'" in one.log()
+    assert "flask or its parent is gone" in one.log()
+    assert "KeyboardInterrupt" not in one.log()
     one.assert_nothing_left()
+
+
+def test_a_site_without_the_extension_is_told_the_line_that_it_needs(project: Path, dyno: MakeDyno) -> None:
+    site = "from flask import Flask\n\n\ndef create_app():\n    return Flask(__name__)\n"
+    (project / "flask_app" / "__init__.py").write_text(site)
+    one = dyno(project).launch()
+    assert one.wait() == 1
+    assert re.search(r"error: flask_app:create_app\(\) has no Bokeh apps: .*BokehApps\(app\)", one.log())
+
+
+def test_a_name_that_is_nearly_one_of_a_config_var_is_told(project: Path, dyno: MakeDyno) -> None:
+    one = dyno(project, {"BOKEH_WORKER": "4", "BOKEH_LOG_LEVEL": "info", "WORKERS": "4"}).start()
+    assert re.findall("warning: .*", one.log()) == ["warning: BOKEH_WORKER is no config var: BOKEH_WORKERS is"]
 
 
 @pytest.mark.parametrize(
     ("line", "error"),
     [
         ("<% raise 'no such thing' %>", r"error: config/nginx\.conf\.erb does not render: .*no such thing"),
+        ("<% sleep %>", r"error: config/nginx\.conf\.erb does not render: erb still runs after 10 s"),
         ("<% if %>", r"error: config/nginx\.conf\.erb does not render: .*syntax error"),
         ("no_such_directive on;", r"error: config/nginx\.conf\.erb does not pass nginx -t: .*no_such_directive"),
     ],
-    ids=["ruby error", "ruby syntax", "nginx"],
+    ids=["ruby error", "ruby without end", "ruby syntax", "nginx"],
 )
 def test_a_wrong_template_is_told_from_the_line(line: str, error: str, project: Path, dyno: MakeDyno) -> None:
     template = project / "config" / "nginx.conf.erb"
     template.write_text(f"{template.read_text()}\n{line}\n")
-    assert_refused(dyno(project), error, seconds=5)
+    assert_refused(dyno(project), error, seconds=15)
 
 
 def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> None:
