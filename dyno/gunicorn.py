@@ -75,12 +75,14 @@ def when_ready(server):
     The garbage collector would write to every page of memory that was made before the fork.
     """
     if isinstance(site := server.app.wsgi(), flask.Flask):
-        if not (bokeh_apps := site.extensions.get("bokeh_apps")):
+        bokeh_apps = site.extensions.get("bokeh_apps")
+        if not bokeh_apps and "DYNO_PID" in os.environ:  # gunicorn alone may run any site
             sys.exit(f"error: {server.app.app_uri} has no Bokeh apps: give it BokehApps(app), from dyno.embed")
         for name in site.jinja_env.list_templates():
             with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
                 site.jinja_env.get_template(name)
-        bokeh_apps.warm()
+        if bokeh_apps:
+            bokeh_apps.warm()
     gc.collect()
     gc.freeze()
     gc.enable()
