@@ -40,6 +40,8 @@ import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.directory import DirectoryHandler
 from bokeh.application.handlers.handler import Handler
+from bokeh.embed.server import server_html_page_for_session
+from bokeh.resources import Resources
 from bokeh.server.contexts import ApplicationContext
 from bokeh.server.views.static_handler import StaticHandler
 from bokeh.util.token import get_session_id
@@ -48,7 +50,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop
 
 from dyno import apps, settings, static, tokens
-from dyno.log import print_whole_lines
+from dyno.log import one_line, print_whole_lines
 from dyno.master import BokehError, Master
 from dyno.worker import Worker
 
@@ -117,12 +119,12 @@ def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str
                         "BOKEH_WARM=0 if they need it", flush=True,
                     )  # fmt: skip
         except (Exception, SystemExit) as error:  # a file in another encoding, say
-            raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(None, traceback.format_exc())}") from error
+            raise BokehError(f"bokeh_app/{name} cannot run: {one_line(traceback.format_exc())}") from error
         finally:
             trying.unlink()
         for handler in application.handlers:
             if handler.failed:
-                raise BokehError(f"bokeh_app/{name} cannot run: {_one_line(handler.error, handler.error_detail)}")
+                raise BokehError(f"bokeh_app/{name} cannot run: {one_line(handler.error_detail or handler.error)}")
     return applications, scripts
 
 
@@ -135,20 +137,16 @@ async def _try(application: Application, name: str, values: Mapping[str, object]
     request = HTTPServerRequest(start_line=start_line, headers=headers, connection=_NoConnection())
     session = await context.create_session_if_needed(get_session_id(token), request, token)
     scripts = static.scripts(values, session.document)
-    session.document.to_json()
+    document = session.document
+    document.to_json()
+    # its own page, whose template may fail
+    server_html_page_for_session(session, Resources("server"), name, document.template, document.template_variables)
     session.destroy()
     return scripts
 
 
 class _NoConnection:
     context = None
-
-
-def _one_line(error: str | None, detail: str | None) -> str:
-    lines = [line.strip() for line in (detail or error or "unknown error").strip().splitlines()]
-    places = [line for line in lines if line.startswith('File "') and "bokeh_app" in line]
-    place = places[-1].replace(f'"{settings.ROOT}{os.sep}', '"').rsplit(", in ", 1)[0] + ": " if places else ""
-    return place + lines[-1]
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import flask
@@ -18,7 +19,7 @@ import gunicorn.glogging
 import jinja2
 
 from dyno import buildpack, health, settings
-from dyno.log import Discreet, print_whole_lines
+from dyno.log import Discreet, one_line, print_whole_lines
 from dyno.signals import outlived
 
 buildpack.stand_in()
@@ -27,6 +28,14 @@ print_whole_lines()
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's comes later
 # not by gunicorn's pidfile, which it writes when the site is imported: a site that cannot be is noticed at once
 Path(_settings["RUN_DIR"], "flask.pid").write_text(str(os.getpid()))
+
+
+def _cannot_run(*error):
+    traceback.print_exception(*error)
+    print(f"error: the site cannot run: {one_line(''.join(traceback.format_exception(*error)))}", file=sys.stderr)
+
+
+sys.excepthook = _cannot_run  # until the site is imported
 
 gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
 
@@ -83,6 +92,7 @@ def when_ready(server):
                 site.jinja_env.get_template(name)
         if bokeh_apps:
             bokeh_apps.warm()
+    sys.excepthook = sys.__excepthook__
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+
+from dyno.settings import ROOT
 
 MAX_LINE = 2000  # characters; Bokeh logs messages that it cannot read, and those may have 20 MB
 
@@ -26,3 +29,11 @@ def print_whole_lines() -> None:
     processes' lines come in between.
     """
     sys.stdout.reconfigure(line_buffering=True, write_through=False)
+
+
+def one_line(traceback: str) -> str:
+    """Return what went wrong in one line, with the last place in it that is the site's or an app's own."""
+    lines = [line.strip() for line in traceback.strip().splitlines()]
+    own = re.compile(rf'File "{re.escape(str(ROOT) + os.sep)}(?!dyno/|.*/site-packages/)([^"]+", line \d+)')
+    places = [found[1] for line in lines if (found := own.match(line))]
+    return f'File "{places[-1]}: {lines[-1]}' if places else lines[-1]

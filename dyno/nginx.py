@@ -47,7 +47,12 @@ def version(nginx: str) -> str:
 
 
 def rendering() -> subprocess.Popen:
-    """Start the real erb on config/nginx.conf.erb; `rendered` takes the result. Raises NotInstalledError without it."""
+    """Start the real erb on config/nginx.conf.erb; `rendered` takes the result. Raises NotInstalledError without erb.
+
+    Raises NginxError without the template.
+    """
+    if not TEMPLATE.is_file():
+        raise NginxError("config/nginx.conf.erb is missing: the routing is made from it")
     erb = shutil.which("erb")
     if not erb:
         raise NotInstalledError("erb is not installed (it comes with ruby): run bin/setup, or apt-get install ruby")
@@ -91,4 +96,8 @@ def test(nginx: str, conf: Path) -> None:
         )
         if unknown := re.match(r'host not found in upstream "([^"]+)"', reason):
             raise NginxError(f"BOKEH_UPSTREAM names {unknown[1]}, a host that is not known here")
-        raise NginxError(f"config/nginx.conf.erb does not pass nginx -t: {reason.replace(f'{ROOT}{os.sep}', '')}")
+        reason = reason.replace(f"{ROOT}{os.sep}", "")
+        if place := re.search(rf"{re.escape(conf.name)}:(\d+)$", reason):  # whose lines are not those of the template
+            number = int(place[1])
+            reason += "".join(f": {line.strip()}" for line in conf.read_text().splitlines()[number - 1 : number])
+        raise NginxError(f"config/nginx.conf.erb does not pass nginx -t: {reason}")

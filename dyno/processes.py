@@ -23,7 +23,8 @@ class Processes:
         self._inbox = inbox
         self._shield = shield
         self._pids: dict[int, str] = {}
-        self._firsts: dict[str, tuple[int, int | None]] = {}  # pid and parent of flask and bokeh
+        self._began = self._looked = time.monotonic()
+        self._firsts: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
     def start(self, name: str, command: list[str], **options) -> subprocess.Popen:
         """Start a child; options are those of Popen. It ends when this process is killed.
@@ -68,17 +69,32 @@ class Processes:
         return pids
 
     def gone(self) -> str | None:
-        """Return the name of a backend (flask, bokeh) whose first process is gone, or that process's parent.
+        """Return the name of a process of the Procfile (flask, bokeh, clock) that is gone, or its parent.
 
         honcho notices the first, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s
         later. Of the parent's death nobody hears: it is the part of honcho that reads what the process prints, and a
         print to nobody is an error.
         """
         for name, pid in self.firsts().items():
-            self._firsts.setdefault(name, (pid, _parent(pid)))
-        return next(
-            (name for name, (pid, parent) in self._firsts.items() if not parent or _parent(pid) != parent), None
-        )
+            self._firsts.setdefault(pid, (name, _parent(pid)))
+        now = time.monotonic()
+        if now - self._looked > 0.2 * (now - self._began):  # often at first: a wrong command is gone in no time
+            self._looked = now
+            self._find_others()
+        lost = [name for pid, (name, parent) in self._firsts.items() if not parent or _parent(pid) != parent]
+        if lost and not self.pid("nginx"):  # one may have ended too soon to be seen: honcho kills the other 5 s later
+            self._find_others()
+            seen = [name for name, _ in self._firsts.values()]
+            lost = [name for name in ("flask", "bokeh") if name not in seen] or lost
+        return lost[0] if lost else None
+
+    def _find_others(self) -> None:
+        """Add what the Procfile runs beside Flask and Bokeh, which honcho names in its environment."""
+        for process in self._below(self.pid("COMMAND")):
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                name, parent = _procfile_name(process), psutil.Process(process.ppid())
+                if name and name != _procfile_name(parent):
+                    self._firsts.setdefault(process.pid, (name, parent.pid))
 
     def wait_for(self, name: str | None, seconds: float) -> bool:
         """Wait until child `name`, or every process below this one, is gone; return whether it is."""
@@ -130,6 +146,10 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return f"{process.name()} {process.pid}"
     return str(process.pid)
+
+
+def _procfile_name(process: psutil.Process) -> str:
+    return process.environ().get("HONCHO_PROCESS_NAME", "").removesuffix(".1")
 
 
 def _parent(pid: int) -> int | None:

@@ -87,6 +87,22 @@ def test_the_death_of_a_first_process_ends_the_whole_dyno_with_an_error(project:
     one.assert_nothing_left()
 
 
+def test_a_further_process_that_ends_stops_the_dyno_in_order(project: Path, dyno: MakeDyno):
+    with (project / "Procfile.dyno").open("a") as procfile:
+        procfile.write("clock: while [ ! -e over ]; do sleep 0.1; done\n")
+    one = dyno(project).start()
+    answers: list[int] = []
+    asking = threading.Thread(target=lambda: answers.append(one.get("/slow/3.0").status))
+    asking.start()
+    (project / "over").touch()
+    assert one.wait(10) == 1
+    asking.join()
+    assert answers == [200]
+    assert "clock or its parent is gone: stopping the dyno" in one.log()
+    assert "SIGKILL" not in one.log()
+    one.assert_nothing_left()
+
+
 def test_a_bokeh_worker_that_dies_again_and_again_ends_the_dyno_with_the_reason(project: Path, dyno: MakeDyno):
     one = dyno(project).start()
     end = time.monotonic() + 60

@@ -57,7 +57,7 @@ def test_the_other_sites_plots_are_drawn_and_move(site: Dyno, page) -> None:
 def test_the_machinery_names_no_page_and_no_app_of_the_example(room: str) -> None:
     if room == "bokeh_app":
         names = {path.name for path in (ROOT / room).iterdir() if path.is_dir() and path.name[0] not in "._"}
-        assert len(names) >= 4
+        assert names
         allowed = {"dyno"}  # the app that shows the dyno, and the package
     else:
         text = "\n".join(path.read_text() for path in (ROOT / room).rglob("*.py"))

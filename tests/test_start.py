@@ -347,6 +347,7 @@ APPS_THAT_CANNOT_RUN = {
     "ends the process": ("import os\nos._exit(0)\n", r"bokeh_app/wrong cannot run: it ends the whole process"),
     "exits": ("import sys\nsys.exit()\n", r"bokeh_app/wrong cannot run: .*(line 2|it ends the process).*SystemExit"),
 }
+A_PLOT = "from bokeh.io import curdoc\nfrom bokeh.models import Div\n\ncurdoc().add_root(Div(name='one'))\n"
 
 
 @pytest.mark.parametrize(("code", "error"), APPS_THAT_CANNOT_RUN.values(), ids=APPS_THAT_CANNOT_RUN)
@@ -354,6 +355,28 @@ def test_an_app_that_cannot_run_is_named(code: str, error: str, project: Path, d
     (project / "bokeh_app" / "wrong").mkdir()
     (project / "bokeh_app" / "wrong" / "main.py").write_text(code, "latin-1")
     assert_refused(dyno(project), error, traceback="bokeh_app/wrong/main.py")
+
+
+@pytest.mark.parametrize(
+    ("template", "error"),
+    [
+        ("{% extends base %}\n{% block contents %}\n{{ embed(roots.two) }}{% endblock %}", r"line 3: .*two"),
+        ("{% extends bse %}", r"line 1: .*bse"),
+        ("{% if %}", r"line 1: "),
+    ],
+)
+def test_an_app_whose_own_page_cannot_be_made_is_named(
+    template: str, error: str, project: Path, dyno: MakeDyno
+) -> None:
+    templates = project / "bokeh_app" / "wrong" / "templates"
+    templates.mkdir(parents=True)
+    (templates.parent / "main.py").write_text(A_PLOT)
+    (templates / "index.html").write_text(template)
+    assert_refused(
+        dyno(project),
+        rf"error: bokeh_app/wrong cannot run: File \"bokeh_app/wrong/templates/index\.html\", {error}",
+        traceback="bokeh_app/wrong",
+    )
 
 
 def test_an_app_that_never_ends_is_named(project: Path, dyno: MakeDyno) -> None:
@@ -407,13 +430,32 @@ def test_a_wrong_option_in_the_procfile_is_named(option: str, project: Path, dyn
     assert "usage:" not in one.log()
 
 
-def test_a_flask_app_that_cannot_be_imported_ends_the_boot(project: Path, dyno: MakeDyno) -> None:
-    (project / "flask_app" / "__init__.py").write_text("import no_such_module\n")
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import no_such_module\n", r'File "flask_app/__init__\.py", line 1: .*No module named'),
+        ("if x\n", r'File "flask_app/__init__\.py", line 1: SyntaxError'),
+        ("import json\n\n\ndef create_app():\n    json.loads('')\n", r'File "flask_app/__init__\.py", line 5: json'),
+        ("app = None\n", r"gunicorn\.errors\.AppImportError: .*'create_app'"),
+    ],
+)
+def test_a_flask_app_that_cannot_run_ends_the_boot(code: str, error: str, project: Path, dyno: MakeDyno) -> None:
+    (project / "flask_app" / "__init__.py").write_text(code)
     one = dyno(project).launch()
     assert one.wait() not in (0, None)
-    assert "No module named 'no_such_module'" in one.log()
+    assert re.search(f"error: the site cannot run: {error}", one.log()), one.log()
     assert "flask or its parent is gone" in one.log()
     assert "KeyboardInterrupt" not in one.log()
+    one.assert_nothing_left()
+
+
+@pytest.mark.parametrize("line", ["false", "exec gunicorn --no-such-option"])
+def test_a_line_of_the_procfile_that_ends_at_once_is_named(line: str, project: Path, dyno: MakeDyno) -> None:
+    procfile = project / "Procfile.dyno"
+    procfile.write_text(re.sub("(?m)^flask:.*", f"flask: {line}", procfile.read_text()))
+    one = dyno(project).launch()
+    assert one.wait() not in (0, None)
+    assert "flask or its parent is gone: stopping the dyno" in one.log()
     one.assert_nothing_left()
 
 
@@ -423,6 +465,15 @@ def test_a_site_without_the_extension_is_told_the_line_that_it_needs(project: Pa
     one = dyno(project).launch()
     assert one.wait() == 1
     assert re.search(r"error: flask_app:create_app\(\) has no Bokeh apps: .*BokehApps\(app\)", one.log())
+
+
+def test_the_site_answers_without_a_dyno(project: Path) -> None:
+    ask = "from flask_app import create_app; print(create_app().test_client().get('/with/counter').text)"
+    env = {"PATH": os.environ["PATH"]}
+    result = subprocess.run(
+        [sys.executable, "-c", ask], cwd=project, env=env, capture_output=True, text=True, check=True
+    )
+    assert 'data-bokeh-app="/bkapp/counter"' in result.stdout, result.stderr
 
 
 def test_a_name_that_is_nearly_one_of_a_config_var_is_told(project: Path, dyno: MakeDyno) -> None:
@@ -436,7 +487,7 @@ def test_a_name_that_is_nearly_one_of_a_config_var_is_told(project: Path, dyno: 
         ("<% raise 'no such thing' %>", r"error: config/nginx\.conf\.erb does not render: .*no such thing"),
         ("<% sleep %>", r"error: config/nginx\.conf\.erb does not render: erb still runs after 10 s"),
         ("<% if %>", r"error: config/nginx\.conf\.erb does not render: .*syntax error"),
-        ("no_such_directive on;", r"error: config/nginx\.conf\.erb does not pass nginx -t: .*no_such_directive"),
+        ("no_such_directive on;", r"error: config/nginx\.conf\.erb does not pass nginx -t: .*: no_such_directive on;"),
     ],
     ids=["ruby error", "ruby without end", "ruby syntax", "nginx"],
 )
@@ -444,6 +495,11 @@ def test_a_wrong_template_is_told_from_the_line(line: str, error: str, project: 
     template = project / "config" / "nginx.conf.erb"
     template.write_text(f"{template.read_text()}\n{line}\n")
     assert_refused(dyno(project), error, seconds=15)
+
+
+def test_a_missing_template_is_told(project: Path, dyno: MakeDyno) -> None:
+    (project / "config" / "nginx.conf.erb").unlink()
+    assert_refused(dyno(project), r"error: config/nginx\.conf\.erb is missing", seconds=5)
 
 
 def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> None:
