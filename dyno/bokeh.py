@@ -49,6 +49,7 @@ from jinja2 import Template
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop
 
+import dyno.properties  # noqa: F401 (for its effect)
 from dyno import apps, settings, static, tokens
 from dyno.log import one_line, print_whole_lines
 from dyno.master import BokehError, Master
