@@ -32,8 +32,12 @@ def print_whole_lines() -> None:
 
 
 def one_line(traceback: str) -> str:
-    """Return what went wrong in one line, with the last place in it that is the site's or an app's own."""
-    lines = [line.strip() for line in traceback.strip().splitlines()]
-    own = re.compile(rf'File "{re.escape(str(ROOT) + os.sep)}(?!dyno/|.*/site-packages/)([^"]+", line \d+)')
+    """Return in one line what a traceback is about, with the last place in it that is the site's own or an app's."""
+    lines = traceback.strip().splitlines()
+    own = re.compile(rf'\s*File "{re.escape(str(ROOT) + os.sep)}(?!dyno/|.*/site-packages/)([^"]+", line \d+)')
     places = [found[1] for line in lines if (found := own.match(line))]
-    return f'File "{places[-1]}: {lines[-1]}' if places else lines[-1]
+    # it begins behind the last frame, at the margin, and may have several lines
+    frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    begin = next((number for number in range(frame + 1, len(lines)) if not lines[number].startswith(" ")), -1)
+    what = " ".join(line.strip() for line in lines[begin:] if line.strip())
+    return f'File "{places[-1]}: {what}' if places else what

@@ -379,6 +379,12 @@ def test_an_app_whose_own_page_cannot_be_made_is_named(
     )
 
 
+def test_a_theme_that_cannot_be_read_is_named(project: Path, dyno: MakeDyno) -> None:
+    (project / "bokeh_app" / "counter" / "theme.yaml").write_text("attrs:\n  Plot: [\n")
+    error = r"error: bokeh_app/counter cannot run: yaml.*: while parsing .* expected .*counter/theme\.yaml\", line 3"
+    assert_refused(dyno(project), error)
+
+
 def test_an_app_that_never_ends_is_named(project: Path, dyno: MakeDyno) -> None:
     (project / "bokeh_app" / "wrong").mkdir()
     (project / "bokeh_app" / "wrong" / "main.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
