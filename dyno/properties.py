@@ -16,6 +16,7 @@ from bokeh.core.property.singletons import Undefined
 from bokeh.core.property.wrappers import PropertyValueContainer
 
 _has_unstable_default = PropertyDescriptor.has_unstable_default
+_overridden_defaults = HasProps._overridden_defaults.__func__
 _query_properties_with_values = HasProps.query_properties_with_values
 
 # What is kept in a class goes when the class does: an app may define models at every run
@@ -30,6 +31,13 @@ def has_unstable_default(descriptor: PropertyDescriptor, model: HasProps) -> boo
         if "_unstable_defaults" not in cls.__dict__:
             cls._unstable_defaults = {}
         return cls._unstable_defaults.setdefault(descriptor.name, _has_unstable_default(descriptor, model))
+
+
+def overridden_defaults(cls: type[HasProps]) -> dict[str, object]:
+    """Do as Bokeh's `_overridden_defaults`: return what the class and those above it say in Override."""
+    if "_all_overridden" not in cls.__dict__:
+        cls._all_overridden = _overridden_defaults(cls)
+    return cls.__dict__["_all_overridden"]
 
 
 def themed_values(model: HasProps) -> dict[str, object] | None:
@@ -74,5 +82,6 @@ def _without_default(cls: type[HasProps]) -> set[str]:
 
 if bokeh.__version__.startswith("3.9."):  # another version may do all of this differently
     PropertyDescriptor.has_unstable_default = has_unstable_default
+    HasProps._overridden_defaults = classmethod(overridden_defaults)
     HasProps.themed_values = themed_values
     HasProps.query_properties_with_values = query_properties_with_values

@@ -45,6 +45,7 @@ def said(query, model: Model) -> object:
 def assert_it_says_the_same(model: Model) -> None:
     ours, bokehs = properties.query_properties_with_values, properties._query_properties_with_values
     assert said(ours, model) == said(bokehs, model)
+    assert type(model)._overridden_defaults() == properties._overridden_defaults(type(model))
     assert model.themed_values() == getattr(model, "__themed_values__", None)
     for name in model.properties():
         descriptor = model.lookup(name)
