@@ -44,9 +44,7 @@ class BokehApps:
         Raises settings.SettingsError when a config var is wrong.
         """
         self._settings = settings.read()
-        if not self._settings[
-            "BOKEH_SECRET_KEY"
-        ]:  # `flask run`, or a test's client: no Bokeh server, no key of the dyno
+        if not self._settings["BOKEH_SECRET_KEY"]:  # `flask run`, or a test's client: there is no dyno
             os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
         self._prefix = self._settings["BOKEH_PREFIX"]
         self._scripts_file = Path(self._settings["RUN_DIR"], "scripts.json")
