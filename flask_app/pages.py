@@ -19,11 +19,13 @@ from flask_app import login
 ICON = "favicon.svg"
 DAY = 86400  # seconds
 MAX_NUMBERS = 10_000
+MAX_NUMBER = 1000  # characters in each
 MAX_ARGUMENTS = 20  # arguments of a page that are passed on to its app ...
 MAX_ARGUMENT = 200  # ... the characters in each
 MAX_QUERY = 8192  # ... and the bytes of all, as they stand in the address
 DEFAULT_NUMBERS = "3, 5, 4, 8, 9, 7, 12, 11, 14, 13, 17, 16"
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+# each digit can be taken in one way only: with two, a long word that is no number takes minutes
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 # where werkzeug's own sentence is not for visitors
 SENTENCES = {
     400: "The site could not make sense of this request.",
@@ -123,6 +125,8 @@ def numbers(text: str) -> list[float]:
     if len(words) > MAX_NUMBERS:
         raise ValueError(f"These are {len(words):,} numbers; at most {MAX_NUMBERS:,} can be drawn.")
     for word in words:
+        if len(word) > MAX_NUMBER:
+            raise ValueError(f"“{_short(word)}” is too long to be a number: it has {len(word):,} characters.")
         # float() would also take nan, inf, 1_000 and digits of every alphabet
         if not NUMBER.fullmatch(word):
             raise ValueError(f"“{_short(word)}” is not a number. Write numbers such as 3, -0.5 or 2e6.")

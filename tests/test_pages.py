@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,6 +214,15 @@ def test_a_form_that_cannot_be_drawn_says_why(example_site: Dyno, page) -> None:
     page.locator("textarea").fill("5, 6")
     page.locator("main button").click()
     assert_plots_are_drawn(page, 1)
+
+
+@pytest.mark.parametrize("digits", ["1" * 400_000, f"{'1' * 200_000}.{'1' * 200_000}", "1" * 999])
+def test_a_long_word_that_is_no_number_is_refused_at_once(digits: str) -> None:
+    began = time.process_time()
+    answer = create_app().test_client().post("/plot", data={"numbers": f"1, {digits}x"})
+    assert time.process_time() - began < 2
+    assert answer.status_code == 400
+    assert "too long to be a number" in answer.text or "is not a number" in answer.text
 
 
 def test_the_static_plot_needs_no_bokeh_server(example: Path, dyno, page) -> None:
