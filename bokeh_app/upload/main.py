@@ -4,8 +4,8 @@ The viewer picks a file and sees its columns of numbers as lines; what cannot be
 """
 
 import asyncio
-import base64
 import html
+from functools import partial
 
 import numpy as np
 from bokeh.io import curdoc
@@ -64,6 +64,10 @@ page = column(file, message, lines, plot(table, []), sizing_mode="stretch_width"
 
 
 # Callbacks
+document = curdoc()
+reading: asyncio.Task | None = None
+
+
 def say(text: str) -> None:
     """Show a sentence; a file name in it is text, whatever it looks like."""
     message.text = html.escape(text)
@@ -88,16 +92,9 @@ def choose() -> None:
     lines.active = same or list(range(min(DRAWN_AT_FIRST, len(names))))
 
 
-async def read() -> None:
-    """Read the file that came, in a thread: the other visitors of this worker go on meanwhile."""
+def show(name: str, fresh: Table) -> None:
+    """Draw a table that has been read."""
     global table
-    encoded, name = file.value, file.filename or "the file"
-    say(f"{name}: reading …")
-    try:
-        fresh = await asyncio.to_thread(lambda: parse(base64.b64decode(encoded, validate=True)))
-    except ValueError as error:  # what base64 raises is one too
-        say(f"{name}: {error}")
-        return
     table = fresh
     choose()
     text = f"{name}: {len(table.x):,} rows, {len(table.columns)} column{'s'[: len(table.columns) > 1]} of numbers."
@@ -107,18 +104,53 @@ async def read() -> None:
     say(text)
 
 
+async def read(encoded: str, name: str) -> None:
+    """Have a file read for as long as the visitor is there; the page is told in callbacks, which have its lock."""
+    session = document.session_context.session
+
+    def tell(text: str) -> None:
+        document.add_next_tick_callback(partial(say, f"{name}: {text}"))
+
+    parsing = asyncio.ensure_future(parse(encoded, tell))
+    del encoded
+    try:
+        while not parsing.done() and session.connection_count:
+            await asyncio.wait([parsing], timeout=1)
+        if parsing.done():
+            document.add_next_tick_callback(partial(show, name, parsing.result()))
+        else:  # for who comes back after the network was gone
+            tell("The connection was lost while this file was read; please choose it again.")
+    except ValueError as error:
+        tell(str(error))
+    except Exception:
+        tell("This file could not be read.")
+        raise
+    finally:
+        parsing.cancel()
+
+
+def start(encoded: str) -> None:
+    """Read a file in the place of the one before, if that is still being read."""
+    global reading
+    if reading:
+        reading.cancel()
+    reading = asyncio.create_task(read(encoded, file.filename or "the file"))
+
+
 def received(attr: str, old: str, new: str) -> None:
     """Read the file when its name has come too; it comes after the content."""
     if new:
-        curdoc().add_next_tick_callback(read)
+        document.add_next_tick_callback(partial(start, new))
 
 
 file.on_change("value", received)
+# neither the browser nor this worker keeps what has been read
+message.js_on_change("text", CustomJS(args={"file": file}, code='if (file.value) file.setv({value: ""})'))
 lines.on_change("active", lambda attr, old, new: draw())
 
 # A file comes in one message, in base64, and the server cuts the connection when that is above 20 MB: what is too
 # large must be refused before it is read
-curdoc().js_on_event(
+document.js_on_event(
     "document_ready",
     CustomJS(
         args={"file": file, "message": message, "limit": MAX_BYTES},
@@ -143,5 +175,5 @@ curdoc().js_on_event(
 
 # Layout
 choose()
-curdoc().title = "Upload"
-curdoc().add_root(page)
+document.title = "Upload"
+document.add_root(page)
