@@ -216,6 +216,11 @@ def text(content: str) -> Callable[[WebSocket], None]:
     return lambda websocket: websocket.send_message(content)
 
 
+def logged(content: str) -> Callable[[WebSocket], None]:
+    """Return what sends a message with a header that is none: Bokeh writes its content to the log."""
+    return lambda websocket: [websocket.send_fragment(part) for part in ("1", "{}", json.dumps(content))]
+
+
 def never_ending(websocket: WebSocket) -> None:
     """Send 300 MB of buffers of a message that announces many more."""
     websocket.send_fragment(json.dumps({"msgid": "1", "msgtype": "PATCH-DOC", "num_buffers": 10**9}))
@@ -252,8 +257,9 @@ PICTURE = array("uint8", {"type": "bytes", "data": {"id": "b0"}}, (1000, 1000, 3
 NOISE = random.Random(1).randbytes(30_000) * 100
 BOMB = base64.b64encode(gzip.compress(bytes(300_000_000), 1)).decode()
 COSTLY = {
-    "letters that are logged": text("a" * 100_000),
-    "capitals that are logged": lambda websocket: websocket.send_fragment("G" * 100_000),
+    "letters that are logged": logged("a" * 100_000),
+    "capitals that are logged": logged("G" * 100_000),
+    "dashes that are logged": logged("-" * 100_000),
     "zeros that are logged": lambda websocket: websocket.send_fragment(bytes(15_000_000)),
     "an error with long words": patch(model("Div", nothing="a" * 100_000), {"kind": "b" * 100_000}),
     "a length that is none": patch(model("Label", text_font_size="1" * 50_000)),
