@@ -64,7 +64,7 @@ class Answers:
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
-def send_raw(dyno: Dyno, request: bytes, seconds: float = 0.6) -> bytes:
+def send_raw(dyno: Dyno, request: bytes, seconds: float = 0.4) -> bytes:
     """Send bytes to the port; return what comes back until the connection ends or is silent for `seconds`."""
     received = b""
     with socket.create_connection(("127.0.0.1", dyno.port), timeout=10) as client:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 import pytest
 from attacker import (
+    ATTACKER,
     BINARY,
     Answers,
     Neighbour,
@@ -118,7 +119,7 @@ def test_no_frame_says_anything_private_or_stops_anything(target: Dyno, record_p
             answers.add(f"handshake {websocket.status}")
             answers.add("acknowledged", websocket.is_acknowledged())
             websocket.send(b"".join(batch[1]))
-            websocket.socket.settimeout(0.5)
+            websocket.socket.settimeout(0.3)
             try:
                 for _ in websocket.fragments():
                     pass
@@ -300,7 +301,8 @@ def fragile() -> Iterator[Dyno]:
 def test_no_message_costs_the_others_much(fragile: Dyno, name: str, record_property) -> None:
     (before,) = wait_for("the worker", fragile.bokeh_workers)
     memory, cpu = megabytes(fragile), cpu_seconds(fragile)
-    with Neighbour(fragile) as neighbour, WebSocket(fragile) as websocket:
+    visitor = f"{ATTACKER}{1 + list(COSTLY).index(name)}"  # each is a first offence
+    with Neighbour(fragile) as neighbour, WebSocket(fragile, visitor) as websocket:
         assert websocket.is_acknowledged()
         COSTLY[name](websocket)
         try:
@@ -322,7 +324,7 @@ def test_no_file_of_the_server_is_sent_to_a_visitor(fragile: Dyno) -> None:
     """Bokeh's Image takes the name of a file, from the browser, too, and sends what is in it."""
     (fragile.folder / "bokeh_app" / "private.svg").write_text("<svg>hunter2</svg>")
     paths = ["bokeh_app/private.svg", str(fragile.folder / "bokeh_app" / "private.svg")]
-    with WebSocket(fragile) as websocket:
+    with WebSocket(fragile, f"{ATTACKER}250") as websocket:
         assert websocket.is_acknowledged()
         websocket.send_message({"events": [model("CustomAction", n, icon=path) for n, path in enumerate(paths)]})
         assert "hunter2" not in websocket.document()
