@@ -24,10 +24,9 @@ def stand_in() -> None:
         return
     try:
         values = settings.read()
+        run_dir = settings.make_run_dir(values)
     except settings.SettingsError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
-    run_dir = Path(str(values["RUN_DIR"]))
-    run_dir.mkdir(parents=True, exist_ok=True)
     settings.complete()
     if not values["BOKEH_SECRET_KEY"]:
         os.environ["BOKEH_SECRET_KEY"] = _shared_key(run_dir / "key")

@@ -13,13 +13,12 @@ def main() -> int:
     """Check the config vars, the folders of bokeh_app/ and the routing; print a line for each error."""
     try:
         os.chdir(settings.ROOT)
-        run_dir = Path(str(settings.read()["RUN_DIR"]))
+        values = settings.read()
         # names elsewhere need not be known where this runs, and nginx -t would ask for them
         settings.complete()
         os.environ["BOKEH_UPSTREAM"] = ""
         apps.check()
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _check_routing(run_dir / "nginx.check")
+        _check_routing(settings.make_run_dir(values) / "nginx.check")
     except (settings.SettingsError, apps.AppsError, nginx.NginxError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

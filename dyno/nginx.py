@@ -66,7 +66,7 @@ def rendering() -> subprocess.Popen:
 
 
 def rendered(erb: subprocess.Popen, target: Path) -> None:
-    """Wait for `erb` and write what it rendered to `target`. Raises NginxError when it failed."""
+    """Wait for `erb` and write what it rendered to `target`. Raises NginxError when either failed."""
     try:
         text, errors = erb.communicate(timeout=ERB_SECONDS)
     except subprocess.TimeoutExpired:
@@ -78,7 +78,10 @@ def rendered(erb: subprocess.Popen, target: Path) -> None:
         # Ruby 3.3 shows the place of a syntax error before it says that it is one
         reason = next((line for line in lines if "rror)" in line or "syntax error" in line), lines[0])
         raise NginxError(f"config/nginx.conf.erb does not render: {reason.replace(f'{ROOT}{os.sep}', '')}")
-    target.write_text(text)
+    try:
+        target.write_text(text)
+    except OSError as error:
+        raise NginxError(f"{target} cannot be written: {error.strerror}") from error
 
 
 def command(nginx: str, conf: Path) -> list[str]:

@@ -169,6 +169,55 @@ SETTINGS = {
             _whole(0, 1000000),
         ),
         Setting(
+            "BOKEH_MESSAGE_MEMORY",
+            "200",
+            "MB, 0 to 1000000",
+            "What a visitor's messages may add to a Bokeh worker; past it, that session ends. 0: any amount.",
+            _whole(0, 1000000),
+        ),
+        Setting(
+            "BOKEH_MESSAGE_SECONDS",
+            "2",
+            "seconds, 0 to 3600",
+            "CPU that reading one message may take, the app's callbacks not counted; past it, that session ends. 0: any.",
+            _whole(0, 3600),
+        ),
+        Setting(
+            "BOKEH_UNFINISHED_MEMORY",
+            "64",
+            "MB, 1 to 1000000",
+            "What the messages that are still arriving may hold in a Bokeh worker, half of it for one address.",
+            _whole(1, 1000000),
+        ),
+        Setting(
+            "BOKEH_MAX_SESSIONS",
+            "400",
+            "a whole number, 1 to 1000000",
+            "Sessions of a Bokeh worker; past it, a page says that it is full, and tries again by itself.",
+            _whole(1, 1000000),
+        ),
+        Setting(
+            "BOKEH_MAX_STARTS",
+            "20",
+            "a whole number, 1 to 10000",
+            "Sessions that wait to be started in a Bokeh worker, a quarter of them of one address; past it, as above.",
+            _whole(1, 10000),
+        ),
+        Setting(
+            "VISITOR_SESSIONS",
+            "100",
+            "a whole number, 1 to 1000000",
+            "Sessions of one address in a Bokeh worker.",
+            _whole(1, 1000000),
+        ),
+        Setting(
+            "VISITOR_CONNECTIONS",
+            "500",
+            "a whole number, 1 to 65536",
+            "Requests and open plots of one address at a time; past it, 429.",
+            _whole(1, 65536),
+        ),
+        Setting(
             "NGINX_WORKERS",
             "2",
             "a whole number, 1 to 64",
@@ -177,7 +226,7 @@ SETTINGS = {
         ),
         Setting(
             "NGINX_WORKER_CONNECTIONS",
-            "4096",
+            "6000",
             "a whole number, 32 to 65536",
             "Connections per nginx worker, those to the backends included.",
             _whole(32, 65536),
@@ -282,6 +331,25 @@ def _contradictions(values: dict[str, object]) -> list[str]:
             f"BOKEH_SECRET_KEY is not set: with {one_tier_of_two}, Flask's dynos and Bokeh's need the same one"
         )
     return wrong
+
+
+def make_run_dir(values: Mapping[str, object]) -> Path:
+    """Make RUN_DIR, which only its owner may enter: whoever reaches a socket in it speaks as nginx does. Return its path.
+
+    Raises SettingsError when it cannot be, or is a folder that others use, such as /tmp.
+    """
+    path = Path(str(values["RUN_DIR"]))
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = path.stat().st_mode
+        if mode & 0o077:
+            ours = ROOT in path.resolve().parents or (path / "lock").exists() or not any(path.iterdir())
+            if mode & 0o002 or not ours:
+                raise SettingsError(f"RUN_DIR={path} is a folder of others, too: name one that is for the dyno alone")
+            path.chmod(0o700)
+    except OSError as error:
+        raise SettingsError(f"RUN_DIR={path} cannot be used: {error.strerror}") from error
+    return path
 
 
 def complete(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -37,6 +37,9 @@ PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
 LINGER_SECONDS = 1.0
 DRAIN_SECONDS = 21.0
 STOP_SECONDS = 4.0
+MAX_LINE = (
+    10_000  # bytes of a line of nginx's, as of everybody's (MAX_PRINTED in dyno/log.py, whose import takes 20 ms)
+)
 
 
 class StartError(RuntimeError):
@@ -46,8 +49,11 @@ class StartError(RuntimeError):
 def say(text: str, name: str = "dyno") -> None:
     """Print a line as honcho prints those of the other processes: time, name, text."""
     stamp = time.strftime("%H:%M:%S")
-    sys.stdout.write("".join(f"{stamp} {name:<7} | {line}\n" for line in text.splitlines()))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write("".join(f"{stamp} {name:<7} | {line}\n" for line in text.splitlines()))
+        sys.stdout.flush()
+    except OSError:
+        pass  # nobody reads it, or it is a file on a full disk: the site goes on
 
 
 def check_packages() -> None:
@@ -79,12 +85,8 @@ def hold_port(port: int) -> socket.socket:
 
 
 def own(run_dir: Path) -> object:
-    """Make the run folder and hold it for as long as this process lives. Raises StartError when another dyno has it."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(run_dir / "lock", "a")  # noqa: SIM115
-    except OSError as error:
-        raise StartError(f"RUN_DIR={run_dir} cannot be used: {error.strerror}") from error
+    """Hold the run folder for as long as this process lives. Raises StartError when another dyno has it."""
+    lock = open(run_dir / "lock", "a")  # noqa: SIM115
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -120,7 +122,7 @@ class Dyno:
         if not shutil.which(self._command[0]):
             raise StartError(f"COMMAND {self._command[0]!r} is not to be found: run bin/setup, or check the Procfile")
         self._held_port = hold_port(self._settings["PORT"])
-        self._run_dir = Path(self._settings["RUN_DIR"])
+        self._run_dir = settings.make_run_dir(self._settings)
         self._conf = self._run_dir / "nginx.conf"
         self._lock = own(self._run_dir)
         erb = nginx.rendering()  # takes a tenth of a second, in which the next steps are done
@@ -153,7 +155,7 @@ class Dyno:
             self._stop()
 
     def _take(self, erb: subprocess.Popen) -> None:
-        """Make what erb renders nginx's configuration, once nginx has tested it."""
+        """Make what erb renders nginx's configuration, once nginx has tested it; what fails leaves that as it is."""
         fresh = self._conf.with_suffix(".new")
         nginx.rendered(erb, fresh)
         nginx.test(self._nginx, fresh)
@@ -209,9 +211,15 @@ class Dyno:
         return None
 
     def _until_something_stops(self) -> int:
+        told = None
         while True:
-            if gone := self._processes.gone():
-                return self._report_gone(gone)
+            try:
+                if gone := self._processes.gone():
+                    return self._report_gone(gone)
+                told = None
+            except OSError as error:  # no more files, no more memory: that may pass, and the site still serves
+                if told != (told := str(error)):
+                    say(f"error: the processes cannot be watched: {error}")
             signals = self._inbox.wait(1.0)
             if signals & {signal.SIGTERM, signal.SIGINT}:  # first: without the shield, COMMAND ends at the same moment
                 self._linger = LINGER_SECONDS if signal.SIGTERM in signals else 0.0
@@ -243,7 +251,7 @@ class Dyno:
     def _reload(self) -> None:
         try:
             self._take(nginx.rendering())
-        except nginx.NginxError as error:
+        except (nginx.NginxError, OSError) as error:
             say(f"error: {error}; nginx goes on with the configuration it has")
             return
         if pid := self._processes.pid("nginx"):
@@ -289,7 +297,8 @@ def copy_log(pipe) -> None:
     while more := os.read(pipe.fileno(), 1 << 16):
         text, line_end, rest = (rest + more).rpartition(b"\n")
         if line_end:
-            say(re.sub(r"\?[^\s\"]*", "?…", text.decode(errors="replace")), "nginx")
+            lines = (line[:MAX_LINE].decode(errors="replace") for line in text.split(b"\n"))
+            say("\n".join(re.sub(r"\?[^\s\"]*", "?…", line) for line in lines), "nginx")
         time.sleep(0.01)  # waking up for each line alone would cost a request more than nginx itself does
 
 
@@ -317,7 +326,7 @@ def main(arguments: list[str]) -> int:
     os.chdir(settings.ROOT)
     try:
         return Dyno(arguments, wait).run()
-    except (StartError, settings.SettingsError, apps.AppsError, nginx.NginxError) as error:
+    except (StartError, settings.SettingsError, apps.AppsError, nginx.NginxError, OSError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr, flush=True)
         return 1
