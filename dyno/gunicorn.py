@@ -40,6 +40,7 @@ sys.excepthook = _cannot_run  # until the site is imported
 gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
 
 bind = f"unix:{os.path.join(_settings['RUN_DIR'], 'flask.sock')}"
+umask = 0o077  # of the socket, and of what the site writes; gunicorn's default lets everybody write to both
 workers = _settings["WEB_CONCURRENCY"]
 # threads, so that a slow page does not keep its worker from answering others
 worker_class = "gthread"
@@ -56,7 +57,9 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm
 control_socket_disable = True
 
 _deaths = health.Deaths()
-_retired = mmap.mmap(-1, 4096)  # shared with the workers: by age, those that end because of max_requests
+# shared with the workers: by age, those that end because of max_requests, and the requests that each is answering
+_retired, _answering = mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)
+_counting = threading.Lock()
 
 
 class logger_class(gunicorn.glogging.Logger):
@@ -118,16 +121,33 @@ def _stop_with_the_start_script(pid):
 def worker_exit(server, worker):
     """Note, in the worker, that it ends because gunicorn's max_requests says so: that is no death."""
     if worker.nr >= worker.max_requests:
-        _retired[worker.age % len(_retired)] = 1
+        _retired[worker.age % 4096] = 1
+
+
+def pre_request(worker, _request):
+    """Count, in the worker, a request that begins."""
+    with _counting:
+        _answering[worker.age % 4096] += 1
+
+
+def post_request(worker, _request, _environ, _response):
+    """Count, in the worker, a request that has ended."""
+    with _counting:
+        _answering[worker.age % 4096] -= 1
 
 
 def child_exit(server, worker):
-    """End the dyno when workers die again and again; gunicorn would go on for ever."""
+    """End the dyno when workers die again and again; gunicorn would go on for ever.
+
+    One that dies of a request is replaced, however often: that page is what cannot work, and no other.
+    """
     if not server.LISTENERS:  # it is stopping
         return
-    age = worker.age % len(_retired)
-    if _retired[age]:
-        _retired[age] = 0
-    elif _deaths.too_many():
+    age = worker.age % 4096
+    retired, answering = _retired[age], _answering[age]
+    _retired[age] = _answering[age] = 0
+    if answering:
+        server.log.error("a worker died while it answered %d requests", answering)
+    elif not retired and _deaths.too_many():
         server.kill_workers(signal.SIGKILL)  # deaf to SIGTERM; gunicorn would wait 30 s for them, its port closed
         raise gunicorn.errors.HaltServer(f"{health.DEATHS} workers died within {health.DEATHS_SECONDS} s", 1)
