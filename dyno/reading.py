@@ -1,0 +1,208 @@
+"""How a worker reads what a visitor sent: within limits of memory and of time, and never a file of the server.
+
+Bokeh makes of a message whatever it says: arrays of any size, models of any kind, sets of numbers that all have the same
+hash, pictures from the server's own files. So it reads with a budget, which is laid aside while an app's callback runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import sys
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+
+from bokeh.core import serialization
+from bokeh.core.property import visual
+from bokeh.core.serialization import DeserializationError, Deserializer
+from bokeh.document import callbacks
+from bokeh.document.document import Document
+from bokeh.protocol.message import Message
+
+
+class CostlyError(Exception):
+    """Reading a message takes longer than it may."""
+
+
+class Memory:
+    """How much memory this process has, and may have; from /proc, where there is one."""
+
+    def __init__(self) -> None:
+        self._page = resource.getpagesize()
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else None
+        self._limits = resource.getrlimit(resource.RLIMIT_DATA)
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+
+    def _read(self, field: int) -> int:
+        return int(os.pread(self._statm, 200, 0).split()[field]) * self._page if self._statm is not None else 0
+
+    def resident(self) -> int:
+        """Return the bytes that are in memory; 0 where the system does not say."""
+        return self._read(1)
+
+    def data(self) -> int:
+        """Return the bytes that have been allocated, as RLIMIT_DATA counts them."""
+        return self._read(5)
+
+    def limit(self, data: int | None) -> None:
+        """Have what is allocated beyond `data` bytes fail with MemoryError; None: as the system has it."""
+        soft, hard = self._limits
+        if self._statm is not None:
+            low = min((one for one in (data, soft, hard) if one not in (None, resource.RLIM_INFINITY)), default=soft)
+            resource.setrlimit(resource.RLIMIT_DATA, (low, hard))
+
+    def give_back(self) -> None:
+        """Give what is free back to the system, which the C library may keep for later."""
+        if self._trim:
+            self._trim(0)
+
+
+class Budget:
+    """What reading one message may take."""
+
+    def __init__(self, memory: Memory, size: int, more: int, seconds: float) -> None:
+        """Allow `size` bytes to be unpacked, `more` bytes of memory and `seconds` of CPU; 0: any."""
+        self._memory, self._size, self._more, self._seconds = memory, size, more, seconds
+        self._armed = False
+        self._large: weakref.WeakSet[Document] = weakref.WeakSet()  # whose message may take memory
+        self._failed: weakref.WeakSet[Document] = weakref.WeakSet()  # with an error of a callback
+        self._data, self._end = (
+            0,
+            0.0,
+        )  # while armed: bytes that may be allocated, until when of this process's CPU time
+        self.unpacked = 0  # bytes
+        # bytes that applying its messages has added to this process, callbacks included
+        self.added: weakref.WeakKeyDictionary[Document, int] = weakref.WeakKeyDictionary()
+        signal.signal(signal.SIGVTALRM, self._expired)
+
+    def _expired(self, *_) -> None:
+        if self._armed:
+            raise CostlyError
+
+    def end(self) -> None:
+        """Let everything be as it was; also what the timer has kept from ending, which comes between any two steps."""
+        while self._armed:
+            try:
+                self._disarm()
+            except CostlyError:
+                continue
+
+    def expect(self, doc: Document, content: str) -> None:
+        """Look at a message, whose content is this text, before it is applied to `doc`.
+
+        Few may take memory: large ones, and arrays. The others do without the limit, for what a thread of an app starts
+        meanwhile, a process, would inherit it.
+        """
+        if len(content) > 100_000 or '"dtype"' in content or "\\" in content:
+            self._large.add(doc)
+        else:
+            self._large.discard(doc)
+
+    def failed(self, doc: Document) -> bool:
+        """Return whether it was a callback of the app that has failed; asked once for each message that did."""
+        failed = doc in self._failed
+        self._failed.discard(doc)
+        return failed
+
+    def _arm(self, more: int, seconds: float) -> None:
+        if self._seconds:
+            if seconds <= 0:
+                raise CostlyError
+            self._end = time.process_time() + seconds  # what the timer says is left grows by 4 ms each time
+            # again and again, for there may be somebody who takes any error for an answer
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 0.1)
+        if more:
+            self._data = self._memory.data() + more
+            self._memory.limit(self._data)
+        self._armed = True
+
+    def _disarm(self) -> tuple[int, float]:
+        """Return what is left: bytes and seconds."""
+        self._armed = False
+        if self._seconds:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        more = 0
+        if self._data:
+            more = max(1, self._data - self._memory.data())
+            self._memory.limit(None)
+            self._data = 0
+        return more, self._end - time.process_time()
+
+    @contextlib.contextmanager
+    def spent(self, doc: Document | None = None) -> Iterator[None]:
+        """Keep to the budget meanwhile, while a message is applied to `doc` or read. Raises CostlyError or MemoryError."""
+        if self._armed:
+            yield
+            return
+        self.unpacked = 0
+        self._arm(self._more if doc is None or doc in self._large else 0, self._seconds)
+        try:
+            yield
+        finally:
+            self.end()
+
+    @contextlib.contextmanager
+    def laid_aside(self) -> Iterator[None]:
+        """Let something else run, for as long and with as much memory as it takes."""
+        if not self._armed:
+            yield
+            return
+        left = self._disarm()
+        try:
+            yield
+        finally:
+            self._arm(*left)
+
+    def decompress(self, data: bytes) -> bytes:
+        """Do as gzip's. Raises DeserializationError when a message holds more than it may."""
+        unpacker = zlib.decompressobj(wbits=31)
+        result = unpacker.decompress(data, self._size - self.unpacked + 1)
+        self.unpacked += len(result)
+        if self.unpacked > self._size or not unpacker.eof:
+            raise DeserializationError("what is packed in the message is too large, or is not whole")
+        return result
+
+    def protect(self) -> None:
+        """Have Bokeh keep to this budget in this process, from now on."""
+        decode, transform = Deserializer.decode, visual.Image.transform
+        invoke: Callable = callbacks.invoke_with_curdoc  # through which every callback of an app is called
+
+        def invoke_aside(doc: Document, function: Callable):
+            if not self._armed:
+                return invoke(doc, function)
+            with self.laid_aside():
+                try:
+                    return invoke(doc, function)
+                except Exception:
+                    self._failed.add(doc)
+                    raise
+
+        def apply(doc: Document, function: Callable):
+            before = self._memory.resident()
+            try:
+                with self.spent(doc):
+                    return invoke(doc, function)
+            finally:
+                self.added[doc] = self.added.get(doc, 0) + self._memory.resident() - before
+
+        def decode_within(deserializer: Deserializer, *arguments, **keywords):
+            with self.spent():
+                return decode(deserializer, *arguments, **keywords)
+
+        def transform_no_file(image: visual.Image, value: object):
+            # a text may be the name of a file; a browser has none to show us
+            return value if self._armed and isinstance(value, str) else transform(image, value)
+
+        callbacks.invoke_with_curdoc = invoke_aside
+        # by its name, for the package has a class of the same name as the module
+        importlib.import_module("bokeh.protocol.messages.patch_doc").invoke_with_curdoc = apply
+        Deserializer.decode, visual.Image.transform = decode_within, transform_no_file
+        serialization.gzip = self  # all that is used of it is decompress
+        # a message that is not understood is logged: not with all that is in it
+        Message.__repr__ = lambda message: f"{message.msgtype} with {len(message.buffers)} buffers"
