@@ -1,0 +1,162 @@
+"""Whose fault it is: no code of an app ends a worker if that can be prevented, and what does is held against that app.
+
+`sys.exit()` and KeyboardInterrupt in an app's code are errors of the app like any other. `os._exit()`, or a crash in native
+code, does end the worker; the master sees here which app's code it was running. An app that has ended OFF_AFTER workers
+within a minute is off for OFF_SECONDS: nobody starts it, and the other apps keep their workers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import mmap
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+from bokeh.application.handlers.directory import DirectoryHandler
+from bokeh.core.templates import FILE
+from bokeh.document import callbacks
+from bokeh.document.document import Document
+from bokeh.models import Div
+
+OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
+WITHIN_SECONDS = 60.0
+OFF_SECONDS = 60.0
+log = logging.getLogger(__name__)
+
+
+class AppError(RuntimeError):
+    """An app's code has called sys.exit() or the like."""
+
+
+class Faults:
+    """Which app's code runs in each worker, and which apps are off; in memory that master and workers share.
+
+    Apps and workers are numbered from 1; 0 is no app, and the master.
+    """
+
+    def __init__(self, names: list[str], workers: int) -> None:
+        self._names = names
+        self._running = memoryview(mmap.mmap(-1, 2 * (workers + 1))).cast("H")
+        self._off_until = memoryview(mmap.mmap(-1, 8 * (len(names) + 1))).cast("d")
+        self._ended: dict[int, list[float]] = {}
+        self._worker = 0
+
+    def in_worker(self, number: int) -> None:
+        """Note that this process is worker `number`."""
+        self._worker = number
+
+    def call(self, app: int, function: Callable, *arguments):
+        """Call a function of app's code and return what it does; in a coroutine, each of its steps counts as the app's.
+
+        Raises AppError in the place of SystemExit and KeyboardInterrupt.
+        """
+        before = self._running[self._worker]
+        self._running[self._worker] = app
+        try:
+            result = function(*arguments)
+        except (SystemExit, KeyboardInterrupt) as stop:
+            raise AppError(f"bokeh_app/{self.name(app)}: {stop!r}") from stop
+        finally:
+            self._running[self._worker] = before
+        return self._step_by_step(app, result) if inspect.iscoroutine(result) else result
+
+    async def _step_by_step(self, app: int, coroutine):
+        return await _Steps(self, app, coroutine)
+
+    def name(self, app: int) -> str:
+        """Return the name of an app, nothing for 0."""
+        return self._names[app - 1] if app else ""
+
+    def blame(self, worker: int) -> str:
+        """Return the name of the app whose code `worker`, which has just ended, was running; nothing when it ran none.
+
+        For the master: this counts against the app, and may turn it off.
+        """
+        app, self._running[worker] = self._running[worker], 0
+        if app:
+            now = time.monotonic()
+            recent = [past for past in self._ended.get(app, []) if now - past < WITHIN_SECONDS]
+            self._ended[app] = [*recent, now]
+            if len(self._ended[app]) >= OFF_AFTER:
+                self._off_until[app] = now + OFF_SECONDS
+                print(f"bokeh_app/{self.name(app)} is off for {OFF_SECONDS:.0f} s: it has ended workers", flush=True)
+        return self.name(app)
+
+    def is_off(self, name: str) -> bool:
+        """Return whether the app of this name is off."""
+        return time.monotonic() < self._off_until[self._names.index(name) + 1]
+
+
+class _Steps:
+    """Awaits a coroutine of an app's code, each step as `Faults.call` does."""
+
+    def __init__(self, faults: Faults, app: int, coroutine) -> None:
+        self._faults, self._app, self._coroutine = faults, app, coroutine
+
+    def __await__(self):
+        step, value = self._coroutine.send, None
+        while True:
+            try:
+                future = self._faults.call(self._app, step, value)
+            except StopIteration as end:
+                return end.value
+            try:
+                step, value = self._coroutine.send, (yield future)
+            except BaseException as error:
+                step, value = self._coroutine.throw, error
+
+
+class AppHandler(DirectoryHandler):
+    """An app, a folder of bokeh_app/, whose code ends nothing but itself."""
+
+    def __init__(self, folder: Path, faults: Faults, number: int) -> None:
+        """Read the app in `folder`; number is its place among the names that `faults` was made with, from 1."""
+        self._faults, self._number = faults, number
+        self._stopped = ""  # the traceback of what would have ended the worker
+        super().__init__(filename=str(folder))
+
+    failed = property(lambda self: bool(self._stopped) or super().failed)
+    error_detail = property(lambda self: self._stopped or super().error_detail)
+
+    def modify_document(self, doc: Document) -> None:
+        _apps[doc] = self._faults, self._number
+        self._stopped = ""
+        try:
+            self._faults.call(self._number, super().modify_document, doc)
+        except AppError as error:
+            stop = error.__cause__
+            self._stopped = "".join(traceback.format_exception(type(stop), stop, stop.__traceback__.tb_next))
+            log.error("%s\n%s", error, self._stopped)
+        if self.failed:  # the log says why
+            doc.clear()
+            doc.template = FILE
+            doc.add_root(Div(text="This plot could not be made.", name="dyno-failed"))
+
+    def on_server_loaded(self, server_context):
+        return self._faults.call(self._number, super().on_server_loaded, server_context)
+
+    def on_session_created(self, session_context):
+        return self._faults.call(self._number, super().on_session_created, session_context)
+
+    def on_session_destroyed(self, session_context):
+        return self._faults.call(self._number, super().on_session_destroyed, session_context)
+
+    def process_request(self, request):
+        return self._faults.call(self._number, super().process_request, request)
+
+
+_apps: weakref.WeakKeyDictionary[Document, tuple[Faults, int]] = weakref.WeakKeyDictionary()
+_invoke_with_curdoc = callbacks.invoke_with_curdoc
+
+
+def invoke_with_curdoc(doc: Document, function: Callable):
+    """Do as Bokeh's, through which every callback of an app is called, and hold what comes of it against that app."""
+    faults, number = _apps.get(doc, (None, 0))
+    return faults.call(number, _invoke_with_curdoc, doc, function) if faults else _invoke_with_curdoc(doc, function)
+
+
+callbacks.invoke_with_curdoc = invoke_with_curdoc
