@@ -10,6 +10,10 @@ It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two f
     gunicorn   the configuration of the `flask` process
     bokeh      the `bokeh` process: what all workers share
     worker     one of them: `bokeh serve` on a unix socket
+    gate       who is let in to its sessions, and how many
+    websocket  what a visitor may send
+    reading    what reading that may cost
+    faults     whose fault it is when a worker ends
     master     keeps them alive
     idle       the `bokeh` process when the Bokeh workers are on dynos elsewhere
     buildpack  what is different under the nginx buildpack's start script

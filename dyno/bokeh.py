@@ -25,7 +25,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     from dyno import buildpack, idle
+    from dyno.log import print_whole_lines
 
+    print_whole_lines()  # before the imports, for logging takes what sys.stderr is then
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
     buildpack.stand_in()
     if os.environ.get("BOKEH_UPSTREAM"):
@@ -38,7 +40,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy.ma  # noqa: F401 (Bokeh imports it for the first array, which makes cycles that hold on to the app's module)
 import psutil
 from bokeh.application import Application
-from bokeh.application.handlers.directory import DirectoryHandler
 from bokeh.application.handlers.handler import Handler
 from bokeh.embed.server import server_html_page_for_session
 from bokeh.resources import Resources
@@ -51,8 +52,10 @@ from tornado.ioloop import IOLoop
 
 import dyno.properties  # noqa: F401 (for its effect)
 from dyno import apps, settings, static, tokens
-from dyno.log import one_line, print_whole_lines
+from dyno.faults import AppHandler, Faults
+from dyno.log import one_line
 from dyno.master import BokehError, Master
+from dyno.reading import Memory
 from dyno.worker import Worker
 
 
@@ -93,7 +96,9 @@ class _PageScript(Handler):
         doc.template = self.TEMPLATE
 
 
-def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str, list[dict[str, str]]]]:
+def load(
+    values: Mapping[str, object], faults: Faults
+) -> tuple[dict[str, Application], dict[str, list[dict[str, str]]]]:
     """Make every app and run it once: the workers share its imports, and the first visitor waits for none.
 
     Returns the applications by their path, and by app name the scripts that its document needs (by "": all of BokehJS).
@@ -104,11 +109,11 @@ def load(values: Mapping[str, object]) -> tuple[dict[str, Application], dict[str
     for path in (static.source() / "js").glob("*.min.js"):
         StaticHandler.append_version(f"js/{path.name}")  # Bokeh hashes each once; before the fork, it is done for all
     prefix, trying = values["BOKEH_PREFIX"], Path(str(values["RUN_DIR"]), "trying")
-    for name, folder in zip(apps.names(), apps.folders(), strict=True):
+    for number, (name, folder) in enumerate(zip(apps.names(), apps.folders(), strict=True), 1):
         trying.write_text(name)
         try:
             script = _PageScript(values, f"{prefix}/{name}", scripts[""])
-            applications[f"/{name}"] = application = Application(DirectoryHandler(filename=str(folder)), script)
+            applications[f"/{name}"] = application = Application(AppHandler(folder, faults, number), script)
             # with hooks, on_server_loaded would come first, and what it starts (threads) does not survive the fork
             has_hooks = any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py"))
             if values["BOKEH_WARM"] and not has_hooks:
@@ -152,26 +157,26 @@ class _NoConnection:
 
 def main(arguments: list[str]) -> int:
     """Run the Bokeh server until it is told to stop; arguments are further options of `bokeh serve`."""
-    print_whole_lines()
     try:
         values = settings.read()
         apps.check()
-        run_dir = Path(str(values["RUN_DIR"]))
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir = settings.make_run_dir(values)
         static.link(run_dir)
         (run_dir / "bokeh.pid").write_text(str(os.getpid()))
-        applications, scripts = load(values)
+        faults = Faults(apps.names(), int(values["BOKEH_WORKERS"]))
+        applications, scripts = load(values, faults)
         if values["BOKEH_WARM"]:
             # Bokeh's checks of each document, which only log, have had their say: they are a tenth of a view's CPU
             os.environ.setdefault("BOKEH_VALIDATE_DOC", "0")
         (run_dir / "scripts.json").write_text(json.dumps(scripts))
         gc.collect()
+        Memory().give_back()
         gc.freeze()  # what the workers share stays shared: the collector would write to every page
         gc.enable()
         size, limit = psutil.Process().memory_info().rss / 1e6, int(values["BOKEH_MAX_MEMORY"])
         if 0 < limit < size:
             raise BokehError(f"BOKEH_MAX_MEMORY={limit} is below what the apps take without a visitor: {size:.0f} MB")
-        Master(values, Worker(values, applications, arguments).run).run()
+        Master(values, Worker(values, applications, faults, arguments).run, faults).run()
     except (settings.SettingsError, apps.AppsError, BokehError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

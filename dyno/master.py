@@ -14,6 +14,7 @@ from collections.abc import Callable
 import psutil
 
 from dyno import buildpack, health
+from dyno.faults import Faults
 from dyno.signals import Inbox, outlived
 
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
@@ -26,9 +27,12 @@ class BokehError(RuntimeError):
 class Master:
     """Keeps the workers alive and well, as long as there is a start script."""
 
-    def __init__(self, values: dict[str, object], work: Callable[[int, Callable[[], None]], None]) -> None:
+    def __init__(
+        self, values: dict[str, object], work: Callable[[int, Callable[[], None]], None], faults: Faults
+    ) -> None:
         self._values = values
         self._work = work
+        self._faults = faults
         self._hang_timeout = float(values["BOKEH_HANG_TIMEOUT"])
         self._max_memory = float(values["BOKEH_MAX_MEMORY"]) * 1e6
         self._deaths = {number: health.Deaths() for number in range(1, int(values["BOKEH_WORKERS"]) + 1)}
@@ -99,9 +103,11 @@ class Master:
             if self._ending and self._ending[0] == pid:
                 _, how, _ = self._ending
                 self._ending = None
-            if self._deaths[number].too_many():
+            app = self._faults.blame(number)
+            if not app and self._deaths[number].too_many():
                 raise BokehError(f"worker {number} {how}; {health.DEATHS} times within {health.DEATHS_SECONDS} s")
-            print(f"worker {number} (pid {pid}) {how}: starting it again", flush=True)
+            of_app = f"; it ran bokeh_app/{app}" if app else ""
+            print(f"worker {number} (pid {pid}) {how}: starting it again{of_app}", flush=True)
             self._start(number)
 
     def _beat(self, number: int, now: float) -> None:
