@@ -16,10 +16,14 @@
 
   const QUIET = 1000 // ms without a word: most interruptions are shorter
   const RETRY = 800 // ms between attempts, and as much again at random, so that a thousand pages do not come at once
+  const BUSY = 5000 // ms, instead of RETRY, when the server says that it has no room
   const TRIES = 3 // to show a document: what BokehJS cannot read does not get better by asking for it again
   // ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
   // then after something that it said; and how long that is waited for when it is never silent
   const FIRST = 800, SETTLE = 300, LONGEST = 1500
+  // close codes (dyno/websocket.py), the reason being a sentence for the visitor: try again later; do not try again
+  const TRY_AGAIN = 1013, FINAL = 4000
+  const TOO_BIG = 1009 // what was sent; it would be sent again
   const PASSES = 3 // of entering the values: some widgets, or their options, only come when others have theirs
   // what a visitor enters, in any widget; value_throttled and value_input are what some apps listen to instead of value;
   // the last two are a table's: of its Selection and, when it is editable, of its source
@@ -122,6 +126,7 @@
     const socket = new WebSocket(`${url}?document=1`, ["bokeh", token])
     socket.binaryType = "arraybuffer"
     const events = []
+    let closed = null // the event
     let busy = true, passing = null // until release()
     let header = null, left = 0 // of the message that is coming: header, metadata, content, and two parts for each buffer
     let request = null, reply = null // the id of the request that the server answers unasked; the event that begins that
@@ -143,7 +148,10 @@
         resolve()
       }
       socket.addEventListener("message", read)
-      socket.addEventListener("close", ({code}) => reject(new Error(`the WebSocket was closed with ${code}`)))
+      socket.addEventListener("close", (event) => {
+        closed ??= event
+        reject(new Error(`the WebSocket was closed with ${event.code}`))
+      })
     })
     there.catch(() => {}) // whoever waits for it is told
 
@@ -177,7 +185,7 @@
       }
       void pass()
     }
-    return {socket, there, release, watch}
+    return {socket, there, release, watch, closed: () => closed}
   }
 
   // Call BokehJS, which makes a WebSocket at once, with `socket` for that; return its promise.
@@ -297,8 +305,10 @@
     // Open the session and show its document: at first in its places, later in new ones beside those of the old
     // document, not seen yet.
     async connect(old = null) {
-      const {socket, there, release, watch} = this.dialed ?? this.dial()
+      const dialed = this.dialed ?? this.dial()
+      const {socket, there, release, watch} = dialed
       this.dialed = null
+      this.closed = dialed.closed
       await there
       const places = old?.places.map((place) => {
         const fresh = place.cloneNode(false)
@@ -353,6 +363,14 @@
       const notice = setTimeout(() => this.say("Reconnecting…"), QUIET)
       try {
         for (let wait = Date.now() - leaving < LEAVING ? LEAVING : 0; ; wait = RETRY * (1 + Math.random())) {
+          const {code, reason} = this.closed?.() ?? {}
+          if (code == TRY_AGAIN || code == TOO_BIG || code >= FINAL) {
+            clearTimeout(notice)
+            const said = code == TOO_BIG ? "That is too large to be sent. Reload the page." : reason
+            this.say(code == TRY_AGAIN ? `${said} Trying again…` : said)
+            if (code != TRY_AGAIN) return
+            wait = BUSY * (1 + Math.random())
+          }
           await sleep_lightly(wait)
           const answer = await this.refresh()
           if (answer == "gone" || this.failures == TRIES) {
