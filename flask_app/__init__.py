@@ -11,7 +11,8 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 
-from flask import Flask
+from flask import Flask, request
+from flask.sessions import SecureCookieSessionInterface
 
 from dyno.embed import BokehApps
 from flask_app import login, pages
@@ -20,13 +21,13 @@ from flask_app import login, pages
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """Return the site; `config` overrides what the environment says (for tests)."""
     app = Flask(__name__)
+    app.session_interface = _Sessions()
 
     app.config.update(
         SECRET_KEY=_secret_key(),
         # Lax also keeps the cookie out of forms that other sites send here, so those need no CSRF token
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_HTTPONLY=True,
-        SESSION_COOKIE_SECURE=os.environ.get("FORCE_HTTPS") == "1",
         # the apps' own pages: "flask" has them refused, so no page links to them
         BOKEH_SESSIONS=os.environ.get("BOKEH_SESSIONS") or "open",
         # static files: pages.add_version puts their version into their address
@@ -45,6 +46,13 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     login.init_app(app)
 
     return app
+
+
+class _Sessions(SecureCookieSessionInterface):
+    """Flask's own, with the login cookie for https only when the visitor came by that."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
 
 
 def _secret_key() -> bytes:
