@@ -24,7 +24,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
     lines = [
         f"{report.nodeid.split('::')[-1]}: {text}"
         for report in reports
-        if getattr(report, "when", "") == "call"
+        if getattr(report, "when", "") == "teardown"
         for name, text in report.user_properties
         if name == "figure"
     ]

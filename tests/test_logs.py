@@ -8,6 +8,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 from dyno_under_test import Dyno, wait_for
+from visitor import Visitor, frame
 
 NAMES = r"(nginx|flask\.1|bokeh\.1|dyno|system)"
 
@@ -107,13 +108,11 @@ def test_no_token_and_no_query_reaches_the_log(site: Dyno) -> None:
         websocket.close()
         assert status == (101 if wrong == token else 403)
     # a message that is none, from a page that has a session: Bokeh logs the error and the message
-    _, websocket = site.handshake("/bkapp/counter/ws", token)
-    header = b'{"msgid": "1", "msgtype": "PATCH-DOC"}'
-    for message in (header, b"{}", b"[" * 60_000):
-        size = bytes([0x80 | len(message)]) if len(message) < 126 else bytes([0xFE]) + len(message).to_bytes(2, "big")
-        websocket.sendall(b"\x81" + size + bytes(4) + message)
-    site.wait_for_log("Unhandled exception receiving a message")
-    websocket.close()
+    with Visitor(site, token=token) as visitor:
+        visitor.message("ACK")
+        for message in (b'{"msgid": "1", "msgtype": "PATCH-DOC"}', b"{}", b"[" * 60_000):
+            visitor.send(frame(message))
+        site.wait_for_log("Unhandled exception receiving a message")
     # what gunicorn itself refuses
     with socket.create_connection(("127.0.0.1", site.port)) as client:
         client.sendall(b"GET /echo?password=hunter2&\xff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
