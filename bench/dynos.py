@@ -18,6 +18,8 @@ from statistics import median
 from dyno_under_test import Dyno, copy_project, temporary_folder
 from router import Views, router, view
 
+from bench.peers import UNLIMITED
+
 APP = "sliders"
 SESSIONS = 60
 
@@ -120,7 +122,7 @@ def pss(one: Dyno) -> float:
 
 def start(stack: ExitStack, folder: Path, env: dict[str, str]) -> Dyno:
     """Start the example in a folder of its own; it is stopped when the stack unwinds."""
-    one = Dyno(copy_project(folder), env)
+    one = Dyno(copy_project(folder), {**UNLIMITED, **env})
     stack.callback(one.clean_up)
     return one.start()
 

@@ -194,6 +194,12 @@ class Server:
         return taken
 
 
+# all of a measure's visitors have one address
+UNLIMITED = dict.fromkeys(
+    ("VISITOR_CONNECTIONS", "VISITOR_SESSIONS", "BOKEH_MAX_SESSIONS", "BOKEH_MAX_STARTS"), "10000"
+)
+
+
 def dropping(unused: int) -> str:
     """Return the options of `bokeh serve` that drop a session so many ms after its page was closed; 0: as it comes."""
     return f" --unused-session-lifetime {unused} --check-unused-sessions {min(unused, 17_000)}" if unused else ""
@@ -207,7 +213,8 @@ def dyno(server: Server, example: bool = False, bokeh: str = "", unused: int = 0
     procfile.write_text(procfile.read_text().rstrip() + f" {bokeh}{dropping(unused)}\n")
     build = {**os.environ, "PATH": f"{ROOT}/.venv/bin{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
     subprocess.run([server.folder / "bin" / "post_compile"], env=build, check=True, capture_output=True)
-    server.run(f"/bin/sh -c 'exec {procfile_line(server.folder)}'", venv=str(ROOT / ".venv"), PORT=str(port), **env)
+    line = procfile_line(server.folder)
+    server.run(f"/bin/sh -c 'exec {line}'", venv=str(ROOT / ".venv"), PORT=str(port), **UNLIMITED, **env)
     site = f"http://127.0.0.1:{port}"
     return Urls(site, [f"{site}/healthz"], f"{site}/bkapp")
 
@@ -219,7 +226,7 @@ def direct(server: Server, unused: int = 0) -> Urls:
     # our gunicorn in every respect, only without nginx
     server.run(
         f"gunicorn --config python:dyno.gunicorn --bind 127.0.0.1:{flask} flask_app:create_app()",
-        PYTHONPATH=PATH, RUN_DIR=".", BENCH_BOKEH_URL=f"http://127.0.0.1:{bokeh}",
+        PYTHONPATH=PATH, BENCH_BOKEH_URL=f"http://127.0.0.1:{bokeh}",
     )  # fmt: skip
     server.run(f"bokeh serve {APPS}{dropping(unused)} --port {bokeh} --allow-websocket-origin 127.0.0.1:{flask}")
     site, apps = f"http://127.0.0.1:{flask}", f"http://127.0.0.1:{bokeh}"
