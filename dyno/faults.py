@@ -2,7 +2,8 @@
 
 `sys.exit()` and KeyboardInterrupt in an app's code are errors of the app like any other. `os._exit()`, or a crash in native
 code, does end the worker; the master sees here which app's code it was running. An app that has ended OFF_AFTER workers
-within a minute is off for OFF_SECONDS: nobody starts it, and the other apps keep their workers.
+within a minute is off for a while: nobody starts it, and the other apps keep their workers. When it then ends another, it
+is off for twice as long.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bokeh.models import Div
 
 OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
 WITHIN_SECONDS = 60.0
-OFF_SECONDS = 60.0
+OFF_SECONDS, LONGEST_OFF = 60.0, 3600.0
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +43,8 @@ class Faults:
         self._names = names
         self._running = memoryview(mmap.mmap(-1, 2 * (workers + 1))).cast("H")
         self._off_until = memoryview(mmap.mmap(-1, 8 * (len(names) + 1))).cast("d")
-        self._ended: dict[int, list[float]] = {}
+        self._ended: dict[int, list[float]] = {}  # when, by app
+        self._off_for: dict[int, float] = {}  # seconds, by app that has been off
         self._worker = 0
 
     def in_worker(self, number: int) -> None:
@@ -81,9 +83,12 @@ class Faults:
             now = time.monotonic()
             recent = [past for past in self._ended.get(app, []) if now - past < WITHIN_SECONDS]
             self._ended[app] = [*recent, now]
-            if len(self._ended[app]) >= OFF_AFTER:
-                self._off_until[app] = now + OFF_SECONDS
-                print(f"bokeh_app/{self.name(app)} is off for {OFF_SECONDS:.0f} s: it has ended workers", flush=True)
+            if now > self._off_until[app] + LONGEST_OFF:
+                self._off_for.pop(app, None)
+            if app in self._off_for or len(self._ended[app]) >= OFF_AFTER:
+                self._off_for[app] = seconds = min(LONGEST_OFF, 2 * self._off_for.get(app, OFF_SECONDS / 2))
+                self._off_until[app] = now + seconds
+                print(f"bokeh_app/{self.name(app)} is off for {seconds:.0f} s: it has ended workers", flush=True)
         return self.name(app)
 
     def is_off(self, name: str) -> bool:
