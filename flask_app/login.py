@@ -11,8 +11,13 @@ import re
 from flask import Flask, current_app, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager, UserMixin, current_user, login_required, login_user, logout_user
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from werkzeug.exceptions import TooManyRequests
 
 APP = "greeter"  # in bokeh_app/; its page is /members
+WRONG = RateLimitItemPerMinute(5)  # passwords of one address, in each of gunicorn's workers
 
 
 class User(UserMixin):
@@ -28,6 +33,7 @@ def init_app(app: Flask) -> None:
     manager.login_view = "login"
     manager.login_message = None  # the login page says it itself
     manager.user_loader(load_user)
+    app.extensions["wrong_passwords"] = MovingWindowRateLimiter(MemoryStorage())
     app.add_url_rule("/login", "login", login, methods=["GET", "POST"])
     app.add_url_rule("/logout", "logout", logout, methods=["POST"])
     app.add_url_rule("/members", "members", members)
@@ -47,8 +53,12 @@ def login() -> ResponseReturnValue:
         return redirect(target, 303)
     if request.method == "GET":
         return render_template("login.html", target=target)
+    wrong = current_app.extensions["wrong_passwords"]
+    if not wrong.test(WRONG, request.remote_addr):
+        raise TooManyRequests("These were too many wrong passwords. Please wait a minute.", retry_after=60)
     name, password = request.form.get("name", ""), request.form.get("password", "")
     if not matches(name, password):
+        wrong.hit(WRONG, request.remote_addr)
         error = current_app.config["DEMO_PASSWORD"] and "This name and password do not belong together."
         return render_template("login.html", target=target, name=name, error=error), 403
     login_user(User(name))
