@@ -23,6 +23,7 @@ PATIENCE = 20.0  # seconds for a message to arrive, and ...
 SLOWEST = 50_000  # ... a further one for each of these bytes
 NOTABLE = 50_000  # bytes that a message may add to this process without being counted
 LIKELY = 10  # times its size is what a message may have added to this process, beside what others have meanwhile
+GOODBYE = 0.5  # seconds for a close frame to arrive
 UNREAD_SECONDS = 30.0  # that a visitor may leave what was sent unread
 DOCUMENTS = 10  # that may be asked for at once on a connection, and then one a second
 MISUNDERSTOOD = 10  # messages of a connection
@@ -97,6 +98,15 @@ class _Protocol(WebSocketProtocol13):
     """Counts what arrives, for a message may have 20 MB and never end; small frames only when they are parts of one."""
 
     handler: WebSocket
+    _ending: object = None
+
+    def _abort(self) -> None:
+        """End the connection; when a close frame has just been sent, once that has had the time to arrive."""
+        if self._ending is None and self.server_terminated and not self.stream.closed():
+            self.client_terminated = True  # nothing more is read
+            self._ending = self.stream.io_loop.call_later(GOODBYE, super()._abort)
+        elif self._ending is None:
+            super()._abort()
 
     async def _read_bytes(self, n: int) -> bytes:
         if n <= CHUNK:
