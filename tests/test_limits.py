@@ -248,7 +248,10 @@ def test_messages_that_do_not_end_hold_a_part_of_the_memory_and_give_it_back(sit
 
     with ThreadPoolExecutor(30) as pool:
         list(pool.map(push, visitors))
-    assert 1 <= sum(is_open(visitor.socket) for visitor in visitors) <= 8  # 64 MB in each of two workers
+    wait_for(
+        "most to be closed", lambda: sum(is_open(visitor.socket) for visitor in visitors) <= 8
+    )  # 64 MB in each worker
+    assert any(is_open(visitor.socket) for visitor in visitors)
     assert sum(memory(site)) < 450
     for visitor in visitors:
         visitor.socket.close()
@@ -588,7 +591,10 @@ def test_passwords_cannot_be_tried_without_end(example: Path, dyno: MakeDyno) ->
     form = {"Content-Type": "application/x-www-form-urlencoded", "X-Forwarded-For": "203.0.113.1"}
     found = Counter(one.request("POST", "/login", form, b"name=demo&password=x").status for _ in range(60))
     assert set(found) == {403, 429}
-    assert found[403] <= 13
+    assert found[403] == 10  # five in each of two workers
+    refused = one.request("POST", "/login", form, b"name=demo&password=x")
+    assert "too many wrong passwords" in refused.text
+    assert refused.headers["retry-after"] == "60"
     form["X-Forwarded-For"] = "203.0.113.2"
     assert one.request("POST", "/login", form, b"name=demo&password=x").status == 403
     assert one.get("/login", X_Forwarded_For="203.0.113.1").status == 200

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +62,16 @@ HOSTILE = {
 }
 
 
-async def read(content: bytes) -> Table:
-    """Have a file read as the app does."""
-    return await parse(base64.b64encode(content).decode(), lambda text: None)
+def read(content: bytes) -> Table:
+    """Have a file read as the app does; in a thread, for this one may have playwright's event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, parse(base64.b64encode(content).decode(), lambda text: None)).result()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_csv_is_understood(form: str) -> None:
     content, columns, dates, ignored = FORMS[form]
-    table = asyncio.run(read(content))
+    table = read(content)
     assert list(table.columns) == list(columns)
     for name, numbers in columns.items():
         np.testing.assert_array_equal(table.columns[name], np.array(numbers, float))
