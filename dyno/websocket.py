@@ -39,6 +39,7 @@ class Limits:
     def __init__(self, values: Mapping[str, object], max_message_size: int) -> None:
         """Take what is allowed from the settings; max_message_size is in bytes."""
         self.memory = Memory()
+        self._at_first = self.memory.resident()
         self._message_memory = int(values["BOKEH_MESSAGE_MEMORY"]) * 1_000_000
         seconds = float(values["BOKEH_MESSAGE_SECONDS"])
         self.budget = Budget(self.memory, max_message_size, self._message_memory, seconds)
@@ -78,7 +79,10 @@ class Limits:
             for one, (grown, other) in self._grown.items()
             if other == address and not (one.destroyed or one.expiration_requested)
         )
-        return not 0 < self._message_memory < total
+        if not 0 < self._message_memory < total:
+            return True
+        self.memory.give_back()  # it may be free again, which nobody has counted
+        return self.memory.resident() < self._at_first + self._message_memory
 
     def of_session(self, session: ServerSession) -> list[WebSocket]:
         """Return the WebSockets that a session has."""
