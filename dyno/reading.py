@@ -72,10 +72,8 @@ class Budget:
         self._armed = False
         self._large: weakref.WeakSet[Document] = weakref.WeakSet()  # whose message may take memory
         self._failed: weakref.WeakSet[Document] = weakref.WeakSet()  # with an error of a callback
-        self._data, self._end = (
-            0,
-            0.0,
-        )  # while armed: bytes that may be allocated, until when of this process's CPU time
+        # while armed: how many bytes may be allocated in all, and until when of this process's CPU time
+        self._data, self._end = 0, 0.0
         self.unpacked = 0  # bytes
         # bytes that applying its messages has added to this process, callbacks included
         self.added: weakref.WeakKeyDictionary[Document, int] = weakref.WeakKeyDictionary()
@@ -149,10 +147,7 @@ class Budget:
 
     @contextlib.contextmanager
     def laid_aside(self) -> Iterator[None]:
-        """Let something else run, for as long and with as much memory as it takes."""
-        if not self._armed:
-            yield
-            return
+        """While armed, let something else run, for as long and with as much memory as it takes."""
         left = self._disarm()
         try:
             yield
@@ -162,7 +157,7 @@ class Budget:
     def decompress(self, data: bytes) -> bytes:
         """Do as gzip's. Raises DeserializationError when a message holds more than it may."""
         unpacker = zlib.decompressobj(wbits=31)
-        result = unpacker.decompress(data, self._size - self.unpacked + 1)
+        result = unpacker.decompress(data, max(1, self._size - self.unpacked + 1))  # 0 would be no limit
         self.unpacked += len(result)
         if self.unpacked > self._size or not unpacker.eof:
             raise DeserializationError("what is packed in the message is too large, or is not whole")

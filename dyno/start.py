@@ -37,9 +37,8 @@ PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
 LINGER_SECONDS = 1.0
 DRAIN_SECONDS = 21.0
 STOP_SECONDS = 4.0
-MAX_LINE = (
-    10_000  # bytes of a line of nginx's, as of everybody's (MAX_PRINTED in dyno/log.py, whose import takes 20 ms)
-)
+# bytes of a line of nginx's, as of everybody's: MAX_PRINTED in dyno/log.py, whose import takes 20 ms
+MAX_LINE = 10_000
 
 
 class StartError(RuntimeError):
