@@ -323,4 +323,5 @@ class WebSocket(WSHandler):
         await super().send_message(message)
         if self.ws_connection is None:  # the visitor has left already
             return
-        await super().send_message(await self.handler.handle(request, self.connection))
+        if reply := await self.handler.handle(request, self.connection):  # from 3.10 on Bokeh sends it itself
+            await super().send_message(reply)
