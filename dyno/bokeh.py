@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 if __name__ == "__main__":
-    from dyno import buildpack, idle
+    from dyno import buildpack, idle, private
     from dyno.log import print_whole_lines
 
     print_whole_lines()  # before the imports, for logging takes what sys.stderr is then
@@ -32,16 +32,20 @@ if __name__ == "__main__":
     buildpack.stand_in()
     if os.environ.get("BOKEH_UPSTREAM"):
         sys.exit(idle.main())
+    try:
+        private.check_version()
+    except private.VersionError as error:
+        sys.exit(f"error: {error}")
 
 # A worker is one of several processes and serves many visitors: threads of numpy's linear algebra would fight for the
 # cores, and they do not survive the fork. Set the variable yourself to have them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import bokeh
 import numpy.ma  # noqa: F401 (Bokeh imports it for the first array, which makes cycles that hold on to the app's module)
 import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.handler import Handler
-from bokeh.embed.server import server_html_page_for_session
 from bokeh.resources import Resources
 from bokeh.server.contexts import ApplicationContext
 from bokeh.server.views.static_handler import StaticHandler
@@ -50,13 +54,15 @@ from jinja2 import Template
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop
 
-import dyno.properties  # noqa: F401 (for its effect)
-from dyno import apps, settings, static, tokens
+from dyno import apps, private, settings, static, tokens
 from dyno.faults import AppHandler, Faults
 from dyno.log import one_line
 from dyno.master import BokehError, Master
 from dyno.reading import Memory
 from dyno.worker import Worker
+
+if private.has("defaults"):
+    import dyno.properties  # noqa: F401 (for its effect)
 
 
 class _PageScript(Handler):
@@ -112,11 +118,13 @@ def load(
     for number, (name, folder) in enumerate(zip(apps.names(), apps.folders(), strict=True), 1):
         trying.write_text(name)
         try:
-            script = _PageScript(values, f"{prefix}/{name}", scripts[""])
-            applications[f"/{name}"] = application = Application(AppHandler(folder, faults, number), script)
+            handlers = [AppHandler(folder, faults, number)]
+            if private.has("pages"):
+                handlers.append(_PageScript(values, f"{prefix}/{name}", scripts[""]))
+            applications[f"/{name}"] = application = Application(*handlers)
             # with hooks, on_server_loaded would come first, and what it starts (threads) does not survive the fork
             has_hooks = any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py"))
-            if values["BOKEH_WARM"] and not has_hooks:
+            if values["BOKEH_WARM"] and not has_hooks and private.has("warm"):
                 before = threading.enumerate()
                 scripts[name] = asyncio.run(_try(application, name, values))
                 if left := [thread.name for thread in threading.enumerate() if thread not in before]:
@@ -135,6 +143,8 @@ def load(
 
 
 async def _try(application: Application, name: str, values: Mapping[str, object]) -> list[dict[str, str]]:
+    from bokeh.embed.server import server_html_page_for_session
+
     context = ApplicationContext(application, io_loop=IOLoop.current(), url=f"/{name}")
     application.on_server_loaded(context.server_context)
     token = tokens.mint(60)
@@ -164,6 +174,8 @@ def main(arguments: list[str]) -> int:
         static.link(run_dir)
         (run_dir / "bokeh.pid").write_text(str(os.getpid()))
         faults = Faults(apps.names(), int(values["BOKEH_WORKERS"]))
+        if line := private.warning(bokeh.__version__):
+            print(line, flush=True)
         applications, scripts = load(values, faults)
         if values["BOKEH_WARM"]:
             # Bokeh's checks of each document, which only log, have had their say: they are a tenth of a view's CPU

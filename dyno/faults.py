@@ -9,8 +9,10 @@ is off for twice as long.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import mmap
+import threading
 import time
 import traceback
 import weakref
@@ -23,9 +25,12 @@ from bokeh.document import callbacks
 from bokeh.document.document import Document
 from bokeh.models import Div
 
+from dyno import private
+
 OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
 WITHIN_SECONDS = 60.0
 OFF_SECONDS, LONGEST_OFF = 60.0, 3600.0
+THREADS = 64  # of a worker that run code of apps, at most; from Bokeh 3.10 on callbacks run in several
 log = logging.getLogger(__name__)
 
 
@@ -41,33 +46,52 @@ class Faults:
 
     def __init__(self, names: list[str], workers: int) -> None:
         self._names = names
-        self._running = memoryview(mmap.mmap(-1, 2 * (workers + 1))).cast("H")
+        # for each worker THREADS places, each the number of an app and when that began
+        self._running = memoryview(mmap.mmap(-1, 16 * THREADS * (workers + 1))).cast("d")
         self._off_until = memoryview(mmap.mmap(-1, 8 * (len(names) + 1))).cast("d")
         self._ended: dict[int, list[float]] = {}  # when, by app
         self._off_for: dict[int, float] = {}  # seconds, by app that has been off
-        self._worker = 0
+        self._in_worker = 0
+        self._threads = itertools.count()
+        self._mine = threading.local()  # .place: of this thread
 
     def in_worker(self, number: int) -> None:
         """Note that this process is worker `number`."""
-        self._worker = number
+        self._in_worker = number
+        self._mine = threading.local()
+
+    def _place(self) -> int:
+        try:
+            return self._mine.place
+        except AttributeError:
+            self._mine.place = 2 * (THREADS * self._in_worker + next(self._threads) % THREADS)
+            return self._mine.place
 
     def call(self, app: int, function: Callable, *arguments):
         """Call a function of app's code and return what it does; in a coroutine, each of its steps counts as the app's.
 
         Raises AppError in the place of SystemExit and KeyboardInterrupt.
         """
-        before = self._running[self._worker]
-        self._running[self._worker] = app
+        place = self._place()
+        before = self._running[place]
+        self._running[place + 1] = time.monotonic()
+        self._running[place] = app
         try:
             result = function(*arguments)
         except (SystemExit, KeyboardInterrupt) as stop:
             raise AppError(f"bokeh_app/{self.name(app)}: {stop!r}") from stop
         finally:
-            self._running[self._worker] = before
+            self._running[place] = before
         return self._step_by_step(app, result) if inspect.iscoroutine(result) else result
 
     async def _step_by_step(self, app: int, coroutine):
         return await _Steps(self, app, coroutine)
+
+    def alone_since(self, then: float) -> bool:
+        """Return whether only this thread of this worker has run code of apps since `then`, in time.monotonic()."""
+        first = 2 * THREADS * self._in_worker
+        others = (place for place in range(first, first + 2 * THREADS, 2) if place != self._place())
+        return not any(self._running[place] or self._running[place + 1] > then for place in others)
 
     def name(self, app: int) -> str:
         """Return the name of an app, nothing for 0."""
@@ -76,9 +100,14 @@ class Faults:
     def blame(self, worker: int) -> str:
         """Return the name of the app whose code `worker`, which has just ended, was running; nothing when it ran none.
 
-        For the master: this counts against the app, and may turn it off.
+        Of several at the same time, the one that began last. For the master: this counts against the app, and may turn it
+        off.
         """
-        app, self._running[worker] = self._running[worker], 0
+        places = range(2 * THREADS * worker, 2 * THREADS * (worker + 1), 2)
+        running = [(self._running[place + 1], int(self._running[place])) for place in places if self._running[place]]
+        _, app = max(running, default=(0.0, 0))
+        for place in places:
+            self._running[place] = 0
         if app:
             now = time.monotonic()
             recent = [past for past in self._ended.get(app, []) if now - past < WITHIN_SECONDS]
@@ -155,13 +184,14 @@ class AppHandler(DirectoryHandler):
 
 
 _apps: weakref.WeakKeyDictionary[Document, tuple[Faults, int]] = weakref.WeakKeyDictionary()
-_invoke_with_curdoc = callbacks.invoke_with_curdoc
+_invoke_with_curdoc: Callable = getattr(callbacks, "invoke_with_curdoc", None)
 
 
-def invoke_with_curdoc(doc: Document, function: Callable):
+def invoke_with_curdoc(doc: Document, f: Callable):
     """Do as Bokeh's, through which every callback of an app is called, and hold what comes of it against that app."""
     faults, number = _apps.get(doc, (None, 0))
-    return faults.call(number, _invoke_with_curdoc, doc, function) if faults else _invoke_with_curdoc(doc, function)
+    return faults.call(number, _invoke_with_curdoc, doc, f) if faults else _invoke_with_curdoc(doc, f)
 
 
-callbacks.invoke_with_curdoc = invoke_with_curdoc
+if private.has("faults"):
+    callbacks.invoke_with_curdoc = invoke_with_curdoc

@@ -6,13 +6,13 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from bokeh.server.auth_provider import AuthProvider
 from bokeh.server.contexts import ApplicationContext
 from bokeh.server.session import ServerSession
-from bokeh.server.views.autoload_js_handler import AutoloadJsHandler
-from bokeh.server.views.doc_handler import DocHandler
+from bokeh.server.views.metadata_handler import MetadataHandler
+from bokeh.server.views.session_handler import SessionHandler
 from bokeh.util.token import get_session_id
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler
@@ -56,7 +56,9 @@ class Room:
         now = time.monotonic()
         if sum(now - past < OFFENCE_SECONDS for past in self._offences.get(address, ())) >= OFFENCES:
             raise FullError(FULL)
-        sessions = [session for session in _sessions(contexts) if not session.expiration_requested]
+        sessions = [
+            session for context in contexts.values() for session in context.sessions if not session.expiration_requested
+        ]
         self._make_room([session for session in sessions if self._address(session) == address], self._max_of_visitor)
         self._make_room(sessions, self._max_sessions)
         waiting = self._waiting[of_page]
@@ -95,9 +97,9 @@ class Room:
         """Note that a WebSocket has opened the session, which from now on is kept for a visitor who is gone."""
         self._opened.add(session)
 
-    def clear(self, contexts: Mapping[str, ApplicationContext]) -> None:
-        """Let the sessions go that no WebSocket has opened in time; Bokeh does it when it looks for unused ones."""
-        for session in _sessions(contexts):
+    def clear(self, sessions: Iterable[ServerSession]) -> None:
+        """Let those sessions go that no WebSocket has opened in time; Bokeh does it when it looks for unused ones."""
+        for session in sessions:
             unused = session not in self._opened and session.connection_count == 0
             if unused and session.milliseconds_since_last_unsubscribe > 1000 * UNOPENED_SECONDS:
                 session.request_expiration()
@@ -108,11 +110,6 @@ class Room:
         if session not in self._addresses:
             self._addresses[session] = session.document.session_context.request.remote_ip
         return self._addresses[session]
-
-
-def _sessions(contexts: Mapping[str, ApplicationContext]) -> Iterator[ServerSession]:
-    for context in contexts.values():
-        yield from context.sessions
 
 
 class Gate(AuthProvider):
@@ -155,7 +152,8 @@ class Gate(AuthProvider):
             raise HTTPError(403, "no valid session token")
         elif (
             token is not None
-            and isinstance(handler, DocHandler | AutoloadJsHandler)
+            and isinstance(handler, SessionHandler)
+            and not isinstance(handler, MetadataHandler)
             and handler.request.method == "GET"
         ):
             try:

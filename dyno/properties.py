@@ -1,15 +1,16 @@
 """What Bokeh works out anew for every property of every model, once per class: a third of what a view costs its worker.
 
-Imported for its effect, before the apps are run. Bokeh makes some 40 models for one plot, with 600 properties, and asks
-each of these for its default when a model is made and once more when its document is sent, only to throw it away there.
-Documents stay what they were, to the byte: tests/test_properties.py compares every model there is.
+Imported for its effect, before the apps are run, where Bokeh is as expected (dyno/private.py).
+
+Bokeh makes some 40 models for one plot, with 600 properties, and asks each of these for its default when a model is made
+and once more when its document is sent, only to throw it away there. Documents stay what they were, to the byte:
+tests/test_properties.py compares every model there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import bokeh
 from bokeh.core.has_props import HasProps
 from bokeh.core.property.descriptors import PropertyDescriptor
 from bokeh.core.property.singletons import Undefined
@@ -80,8 +81,8 @@ def _without_default(cls: type[HasProps]) -> set[str]:
     return cls.__dict__["_without_default"]
 
 
-if bokeh.__version__.startswith("3.9."):  # another version may do all of this differently
-    PropertyDescriptor.has_unstable_default = has_unstable_default
+PropertyDescriptor.has_unstable_default = has_unstable_default
+HasProps.themed_values = themed_values
+HasProps.query_properties_with_values = query_properties_with_values
+if not hasattr(HasProps, "__property_info__"):  # where Bokeh 3.10 has them
     HasProps._overridden_defaults = classmethod(overridden_defaults)
-    HasProps.themed_values = themed_values
-    HasProps.query_properties_with_values = query_properties_with_values

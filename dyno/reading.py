@@ -2,17 +2,24 @@
 
 Bokeh makes of a message whatever it says: arrays of any size, models of any kind, sets of numbers that all have the same
 hash, pictures from the server's own files. So it reads with a budget, which is laid aside while an app's callback runs.
+
+From 3.10 on Bokeh reads messages and calls callbacks in threads, so that a slow callback stops its own visitor only. What
+is short and simple, of a slider, say, is left to that. The rest is read in the main thread, as before: nothing else can be
+interrupted there, not even a regular expression.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gzip
 import importlib
 import os
+import re
 import resource
 import signal
 import sys
+import threading
 import time
 import weakref
 import zlib
@@ -24,6 +31,12 @@ from bokeh.core.serialization import DeserializationError, Deserializer
 from bokeh.document import callbacks
 from bokeh.document.document import Document
 from bokeh.protocol.message import Message
+from bokeh.server import session
+
+from dyno import private
+from dyno.faults import Faults
+
+SIMPLE = 2000  # characters of a message that is left to Bokeh's threads
 
 
 class CostlyError(Exception):
@@ -66,21 +79,22 @@ class Memory:
 class Budget:
     """What reading one message may take."""
 
-    def __init__(self, memory: Memory, size: int, more: int, seconds: float) -> None:
+    def __init__(self, memory: Memory, size: int, more: int, seconds: float, faults: Faults) -> None:
         """Allow `size` bytes to be unpacked, `more` bytes of memory and `seconds` of CPU; 0: any."""
         self._memory, self._size, self._more, self._seconds = memory, size, more, seconds
+        self._faults = faults
         self._armed = False
         self._large: weakref.WeakSet[Document] = weakref.WeakSet()  # whose message may take memory
         self._failed: weakref.WeakSet[Document] = weakref.WeakSet()  # with an error of a callback
-        # while armed: how many bytes may be allocated in all, and until when of this process's CPU time
+        # while armed: how many bytes may be allocated in all, and until when of this thread's CPU time
         self._data, self._end = 0, 0.0
         self.unpacked = 0  # bytes
-        # bytes that applying its messages has added to this process, callbacks included
+        # bytes that applying its messages has added to this process, callbacks included unless others ran meanwhile
         self.added: weakref.WeakKeyDictionary[Document, int] = weakref.WeakKeyDictionary()
         signal.signal(signal.SIGVTALRM, self._expired)
 
     def _expired(self, *_) -> None:
-        if self._armed:
+        if self._armed and time.thread_time() >= self._end:  # the timer counts what other threads take, too
             raise CostlyError
 
     def end(self) -> None:
@@ -112,7 +126,7 @@ class Budget:
         if self._seconds:
             if seconds <= 0:
                 raise CostlyError
-            self._end = time.process_time() + seconds  # what the timer says is left grows by 4 ms each time
+            self._end = time.thread_time() + seconds  # what the timer says is left grows by 4 ms each time
             # again and again, for there may be somebody who takes any error for an answer
             signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 0.1)
         if more:
@@ -130,12 +144,16 @@ class Budget:
             more = max(1, self._data - self._memory.data())
             self._memory.limit(None)
             self._data = 0
-        return more, self._end - time.process_time()
+        return more, self._end - time.thread_time()
+
+    def _is_reading(self) -> bool:
+        """Return whether a message is being read here and now."""
+        return self._armed and threading.current_thread() is threading.main_thread()
 
     @contextlib.contextmanager
     def spent(self, doc: Document | None = None) -> Iterator[None]:
         """Keep to the budget meanwhile, while a message is applied to `doc` or read. Raises CostlyError or MemoryError."""
-        if self._armed:
+        if self._armed or threading.current_thread() is not threading.main_thread():
             yield
             return
         self.unpacked = 0
@@ -156,35 +174,27 @@ class Budget:
 
     def decompress(self, data: bytes) -> bytes:
         """Do as gzip's. Raises DeserializationError when a message holds more than it may."""
+        unpacked = self.unpacked if self._is_reading() else 0
         unpacker = zlib.decompressobj(wbits=31)
-        result = unpacker.decompress(data, max(1, self._size - self.unpacked + 1))  # 0 would be no limit
-        self.unpacked += len(result)
-        if self.unpacked > self._size or not unpacker.eof:
+        result = unpacker.decompress(data, max(1, self._size - unpacked + 1))  # 0 would be no limit
+        unpacked += len(result)
+        if unpacked > self._size or not unpacker.eof:
             raise DeserializationError("what is packed in the message is too large, or is not whole")
+        if self._is_reading():
+            self.unpacked = unpacked
         return result
 
+    compress = staticmethod(gzip.compress)
+
     def protect(self) -> None:
-        """Have Bokeh keep to this budget in this process, from now on."""
+        """Have Bokeh keep to this budget in this process, from now on, where it is as expected."""
+        if private.has("reading"):
+            self._protect_reading()
+        if private.has("applying"):
+            self._protect_applying()
+
+    def _protect_reading(self) -> None:
         decode, transform = Deserializer.decode, visual.Image.transform
-        invoke: Callable = callbacks.invoke_with_curdoc  # through which every callback of an app is called
-
-        def invoke_aside(doc: Document, function: Callable):
-            if not self._armed:
-                return invoke(doc, function)
-            with self.laid_aside():
-                try:
-                    return invoke(doc, function)
-                except Exception:
-                    self._failed.add(doc)
-                    raise
-
-        def apply(doc: Document, function: Callable):
-            before = self._memory.resident()
-            try:
-                with self.spent(doc):
-                    return invoke(doc, function)
-            finally:
-                self.added[doc] = self.added.get(doc, 0) + self._memory.resident() - before
 
         def decode_within(deserializer: Deserializer, *arguments, **keywords):
             with self.spent():
@@ -192,12 +202,54 @@ class Budget:
 
         def transform_no_file(image: visual.Image, value: object):
             # a text may be the name of a file; a browser has none to show us
-            return value if self._armed and isinstance(value, str) else transform(image, value)
+            return value if isinstance(value, str) and self._is_reading() else transform(image, value)
+
+        Deserializer.decode, visual.Image.transform = decode_within, transform_no_file
+        serialization.gzip = self  # what is used of it are compress and decompress
+        # a message that is not understood is logged: not with all that is in it
+        Message.__repr__ = lambda message: f"{message.msgtype} with {len(message.buffers)} buffers"
+
+    def _protect_applying(self) -> None:
+        invoke: Callable = callbacks.invoke_with_curdoc  # through which every callback of an app is called
+
+        def invoke_aside(doc: Document, function: Callable):
+            try:
+                with self.laid_aside() if self._is_reading() else contextlib.nullcontext():
+                    return invoke(doc, function)
+            except Exception:
+                self._failed.add(doc)
+                raise
+
+        def apply(doc: Document, function: Callable):
+            before, then = self._memory.resident(), time.monotonic()
+            try:
+                with self.spent(doc):
+                    return invoke(doc, function)
+            finally:
+                if self._faults.alone_since(then):  # or who knows whose it is
+                    self.added[doc] = self.added.get(doc, 0) + self._memory.resident() - before
 
         callbacks.invoke_with_curdoc = invoke_aside
         # by its name, for the package has a class of the same name as the module
         importlib.import_module("bokeh.protocol.messages.patch_doc").invoke_with_curdoc = apply
-        Deserializer.decode, visual.Image.transform = decode_within, transform_no_file
-        serialization.gzip = self  # all that is used of it is decompress
-        # a message that is not understood is logged: not with all that is in it
-        Message.__repr__ = lambda message: f"{message.msgtype} with {len(message.buffers)} buffers"
+        if private.IN_THREADS:
+            run: Callable = session._run_in_executor
+
+            async def run_here_or_there(function: Callable, *arguments, **keywords):
+                message = getattr(function, "__self__", None)
+                if isinstance(message, Message) and not _is_simple(message):
+                    return function(*arguments, **keywords)
+                return await run(function, *arguments, **keywords)
+
+            session._run_in_executor = run_here_or_there
+
+
+def _is_simple(message: Message) -> bool:
+    """Return whether reading a message takes no time and no memory: a few values, and no array or picture among them."""
+    text = message.content_json
+    return (
+        message.msgtype == "PATCH-DOC"
+        and len(text) <= SIMPLE
+        and not re.search(r'\\|"(dtype|bytes|object|slice|data:)', text)
+        and set(re.findall(r'"kind": *"(\w+)"', text)) <= {"ModelChanged", "MessageSent"}
+    )

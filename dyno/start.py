@@ -135,8 +135,13 @@ class Dyno:
         shield, reason = sigterm.shield()
         if not shield:
             say(f"no shield against SIGTERM ({reason}): a platform that sends it to all processes may cut requests off")
+        from dyno import private  # its imports take as long as those before it, here beside erb
         from dyno.processes import Processes  # it needs psutil, whose absence is one of the things that are checked
 
+        try:
+            private.check_version()
+        except private.VersionError as error:
+            raise StartError(f"{error} and run bin/setup") from error
         allow_open_files()
         adopt_orphans()
         self._take(erb)

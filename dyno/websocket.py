@@ -14,6 +14,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketProtocol13
 
+from dyno.faults import Faults
 from dyno.gate import OFF, FullError
 from dyno.reading import Budget, Memory
 
@@ -36,13 +37,13 @@ log = logging.getLogger(__name__)
 class Limits:
     """What the WebSockets of a worker share."""
 
-    def __init__(self, values: Mapping[str, object], max_message_size: int) -> None:
+    def __init__(self, values: Mapping[str, object], max_message_size: int, faults: Faults) -> None:
         """Take what is allowed from the settings; max_message_size is in bytes."""
         self.memory = Memory()
         self._at_first = self.memory.resident()
         self._message_memory = int(values["BOKEH_MESSAGE_MEMORY"]) * 1_000_000
         seconds = float(values["BOKEH_MESSAGE_SECONDS"])
-        self.budget = Budget(self.memory, max_message_size, self._message_memory, seconds)
+        self.budget = Budget(self.memory, max_message_size, self._message_memory, seconds, faults)
         self.budget.protect()
         # bytes that the messages of a session have added to this process, and the visitor's address
         self._grown: weakref.WeakKeyDictionary[ServerSession, tuple[int, str]] = weakref.WeakKeyDictionary()
@@ -146,6 +147,8 @@ class WebSocket(WSHandler):
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
+        # that is shown; None before it is there and after the visitor has left
+        self.session: ServerSession | None = None
         self._address = self.request.remote_ip
         self._began: float | None = None  # when the message that is arriving did
         self._held = 0  # bytes of it, as they are now
@@ -172,15 +175,12 @@ class WebSocket(WSHandler):
         if self.ws_connection is None:  # the visitor has left already
             return
         await super()._async_open(token)
-        if self.session:
+        if self.connection:
+            self.session = self.connection.session
             gate.room.opened(self.session)
 
-    @property
-    def session(self) -> ServerSession | None:
-        """The session that is shown; None before it is there and after the visitor has left."""
-        return self.connection._session if self.connection else None
-
     def on_close(self) -> None:
+        self.session = None
         self._count(-self._held)
         self.limits.remove(self)
         super().on_close()
@@ -277,7 +277,7 @@ class WebSocket(WSHandler):
                 self.end(POLICY, "too many documents")
                 return None
         if session := self.session:
-            self.limits.budget.expect(session.document, message._content_json)
+            self.limits.budget.expect(session.document, message.content_json)
         return await super()._handle(message)
 
     def _too_much(self, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
+import functools
 import gc
 import logging
 import os
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from bokeh.application import Application
 from bokeh.command.subcommands.serve import Serve
@@ -23,7 +25,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.ioloop import PeriodicCallback
 from tornado.web import RequestHandler
 
-from dyno import apps, health, settings
+from dyno import apps, health, private, settings
 from dyno.faults import Faults
 from dyno.gate import Gate, Room
 from dyno.log import Discreet
@@ -31,6 +33,7 @@ from dyno.master import BokehError
 from dyno.reading import CostlyError
 from dyno.websocket import Limits, WebSocket
 
+THREADS = 32  # at most, of a worker, for callbacks; what computes shares one core, what waits does not
 COLLECT_SECONDS = 10.0  # between two collections of what ended sessions leave: 0.1 s of a worker's time, and more
 # options of `bokeh serve` that are not the Procfile's: nginx relies on some, the others are for a server without it
 OURS = ("unix_socket", "prefix", "port", "address", "ssl_certfile", "ssl_keyfile", "num_procs", "dev")
@@ -106,7 +109,7 @@ class Worker(Serve):
 
     def customize_kwargs(self, args, server_kwargs):
         self._gate = Gate(server_kwargs["auth_provider"], Room(self._values), self._faults)
-        self._limits = Limits(self._values, args.websocket_max_message_size)
+        self._limits = Limits(self._values, args.websocket_max_message_size, self._faults)
         WebSocket.limits = self._limits
         return {
             **server_kwargs,
@@ -123,9 +126,13 @@ class Worker(Serve):
         faulthandler.register(signal.SIGUSR2)  # for the master, when this worker hangs
         master = os.getppid()
 
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="callback"))
+        # From 3.10 on callbacks run in those threads: when all of them hang, the worker does
+        beat = functools.partial(loop.run_in_executor, None, self._beat) if private.IN_THREADS else self._beat
+
         def every_second() -> None:
-            self._beat()
-            self._gate.room.clear(server._tornado.applications)
+            beat()
+            self._gate.room.clear(server.get_sessions())
             self._limits.every_second()
             if COLLECTOR.every_second():
                 self._limits.memory.give_back()
@@ -182,16 +189,19 @@ class _Collector:
 
 
 def _forget_modules(manager: DocumentModuleManager) -> None:
-    """Do what its `destroy` does, without a search of all objects for somebody who refers to a module."""
+    """Do as Bokeh's `destroy`, without a search of all objects for somebody who refers to a module."""
     for module in manager._modules:
         sys.modules.pop(module.__name__, None)
         module.__dict__.clear()
     manager._modules = []
 
 
-# Bokeh 3.9 goes through all objects of the process twice whenever a session ends: 300 that nobody was connected to any
-# more ended together in 41 s, in which the worker did nothing else; and at boot it would take as long as running the apps.
-bokeh_document.gc = COLLECTOR = _Collector()
-DocumentModuleManager.destroy = _forget_modules
+# Bokeh goes through all objects of the process twice whenever a session ends: 300 that nobody was connected to any more
+# ended together in 41 s, in which the worker did nothing else; and at boot it would take as long as running the apps.
+COLLECTOR = _Collector()
+if private.has("ends"):
+    bokeh_document.gc = COLLECTOR
+    DocumentModuleManager.destroy = _forget_modules
 
-per_app_patterns[:] = [(path, WebSocket if handler is WSHandler else handler) for path, handler in per_app_patterns]
+if private.has("websocket"):
+    per_app_patterns[:] = [(path, WebSocket if handler is WSHandler else handler) for path, handler in per_app_patterns]

@@ -47,6 +47,9 @@ async def end_later(how):
     await asyncio.sleep(0.01)
     end(how)
 
+async def begin(how):
+    asyncio.get_running_loop().create_task(end_later(how))
+
 def turned(attr, old, new):
     how = "exit" if new % 2 else "interrupt"
     if new < 3:
@@ -56,7 +59,7 @@ def turned(attr, old, new):
     elif new < 7:
         curdoc().add_next_tick_callback(lambda: end_later(how))
     elif new < 9:
-        asyncio.get_running_loop().create_task(end_later(how))
+        curdoc().add_next_tick_callback(lambda: begin(how))
     elif new == 9:
         curdoc().kept = bytearray(b"x" * 300_000_000)
     elif new == 10:
