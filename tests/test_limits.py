@@ -24,6 +24,8 @@ from browsing import assert_plots_are_drawn
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
 from visitor import Visitor, change, find, frame, is_open
 
+from dyno import private
+
 MakeDyno = Callable[..., Dyno]
 MB = 1_000_000
 
@@ -610,3 +612,54 @@ def test_the_login_cookie_is_secure_behind_https(example: Path, dyno: MakeDyno, 
     answer = one.request("POST", "/login", form, b"name=demo&password=a+password")
     assert answer.status == 303
     assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
+
+
+# --- callbacks that take long, where Bokeh calls them in threads --------------------------------------------------------
+
+SLOW = """
+import time
+from bokeh.io import curdoc
+from bokeh.models import Slider
+
+def turned(attr, old, new):
+    time.sleep(3) if new == 1 else time.sleep(10_000)
+
+slider = Slider(name="slider", start=0, end=100, value=0)
+slider.on_change("value", turned)
+curdoc().add_root(slider)
+"""
+in_threads = pytest.mark.skipif(not private.IN_THREADS, reason="this Bokeh calls callbacks one after the other")
+
+
+@pytest.fixture
+def slow(project: Path, dyno: MakeDyno) -> Dyno:
+    """A site with one worker and an app whose callback takes 3 seconds, or for ever."""
+    (project / "bokeh_app" / "slow").mkdir()
+    (project / "bokeh_app" / "slow" / "main.py").write_text(SLOW)
+    return dyno(project, {"BOKEH_WORKERS": "1", "BOKEH_HANG_TIMEOUT": "4"}).start()
+
+
+@in_threads
+def test_a_slow_callback_stops_its_own_visitor_only(slow: Dyno) -> None:
+    with Visitor(slow, "slow") as visitor, Visitor(slow) as other:
+        turn(visitor, 1, "slider")
+        began = time.monotonic()
+        turn(other, 5)
+        other.message("OK")
+        assert time.monotonic() - began < 2
+        visitor.message("OK")
+        assert time.monotonic() - began > 2.5
+
+
+@in_threads
+@pytest.mark.worker_ends
+def test_a_worker_whose_callbacks_all_hang_is_replaced(slow: Dyno) -> None:
+    visitors = [Visitor(slow, "slow", address=f"203.0.113.{number}") for number in range(32)]
+    for visitor in visitors:
+        turn(visitor, 2, "slider")
+    slow.wait_for_log(r"hung for [0-9]+ s \(BOKEH_HANG_TIMEOUT\): starting it again; it ran bokeh_app/slow", 30)
+    for visitor in visitors:
+        visitor.socket.close()
+    wait_for("the worker", lambda: slow.get("/healthz").status == 200)
+    with Visitor(slow) as visitor:
+        visitor.message("ACK")
