@@ -147,8 +147,7 @@ class WebSocket(WSHandler):
 
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        # that is shown; None before it is there and after the visitor has left
-        self.session: ServerSession | None = None
+        self._left = False
         self._address = self.request.remote_ip
         self._began: float | None = None  # when the message that is arriving did
         self._held = 0  # bytes of it, as they are now
@@ -175,12 +174,16 @@ class WebSocket(WSHandler):
         if self.ws_connection is None:  # the visitor has left already
             return
         await super()._async_open(token)
-        if self.connection:
-            self.session = self.connection.session
+        if self.session:
             gate.room.opened(self.session)
 
+    @property
+    def session(self) -> ServerSession | None:
+        """The session that is shown; None before it is there and after the visitor has left."""
+        return self.connection.session if self.connection and not self._left else None
+
     def on_close(self) -> None:
-        self.session = None
+        self._left = True
         self._count(-self._held)
         self.limits.remove(self)
         super().on_close()
