@@ -129,8 +129,11 @@ async def read(encoded: str, name: str) -> None:
         parsing.cancel()
 
 
-def start(encoded: str) -> None:
-    """Read a file in the place of the one before, if that is still being read."""
+async def start(encoded: str) -> None:
+    """Read a file in the place of the one before, if that is still being read.
+
+    A coroutine, for those run in the event loop; Bokeh calls other callbacks in threads, from 3.10 on.
+    """
     global reading
     if reading:
         reading.cancel()
