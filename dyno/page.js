@@ -1,23 +1,41 @@
 // Shows the Bokeh apps of a page, and brings each back when its connection is lost: another worker, another dyno, another
-// version of the site. For BokehJS 3.9 and only through what it makes public: embed.add_document_from_session, documents,
-// Document.config, .on_event("connection_lost"), .on_change, .views_manager, Model.setv, Models.get, index.
+// version of the site. On an app's own page, which Bokeh makes, dyno/bokeh.py has this script in the place of Bokeh's.
 //
 // BokehJS gets its WebSockets from here (dial, below), so that the session and its document can be there before BokehJS
-// is, and no message arrives before the bundle that it needs. For that, dial reads the headers of Bokeh's protocol.
+// is, and no message arrives before the bundle that it needs.
 //
-// BokehJS reconnects by itself, but gives up after 30 s, and cannot read the document of a session that was made anew
-// when it holds arrays ("buffer for id=… not found"): its client/connection.js passes no buffers to replace_with_json.
-// Once it does, and can be given a fresh token and more patience, connect() below is all that is left of this file.
-// On an app's own page, which Bokeh makes, dyno/bokeh.py has this script in the place of Bokeh's.
+// BokehJS reconnects by itself, but gives up after 30 s, with the token that it has, and what it then shows is a new session
+// without the visitor's values; and BokehJS 3.9 cannot read the document of a session that was made anew when it holds
+// arrays ("buffer for id=… not found"), which 3.10 can. Once it can be given a fresh token and more patience, enter() and
+// what it needs is all that is left of this file.
 //
 // An app that sets curdoc().config.reconnect_session = False is left to itself.
+//
+// What is taken from BokehJS 3.9 and 3.10. Documented: Bokeh.documents, index, Models.get, Document.roots, .on_change,
+// .remove_on_change, Model.setv, .references. Not documented, and what goes without:
+//   embed.add_document_from_session, Document.views_manager     everything: the page says that it cannot be shown
+//   Document.config, .on_event("connection_lost")               everything: a page must not be left half alive
+//   that it takes the global WebSocket and its onclose at once  everything: it would open one of its own
+//   the headers of Bokeh's protocol, read by dial               the document is waited for a round trip longer
+//   properties.NAME.is_unset, .get_value; views' el             what the visitor has entered, or the focus
+//   Document.all_models                                         memory of views that are gone
+//   the provider of MathJax                                     formulas that come later
 (() => {
   "use strict"
 
   const QUIET = 1000 // ms without a word: most interruptions are shorter
-  const RETRY = 800 // ms between attempts, and as much again at random, so that a thousand pages do not come at once
-  const BUSY = 5000 // ms, instead of RETRY, when the server says that it has no room
+  const STABLE = 10_000 // ms that a connection has to stand for what failed before to be forgotten
   const TRIES = 3 // to show a document: what BokehJS cannot read does not get better by asking for it again
+  const CONNECTIONS = 20 // that fail while the site answers: after 8 minutes or so, that does not get better either
+
+  // ms until the next attempt. While the site is away, a twentieth of the time that it has been: a page is back soon after
+  // the site is. When the site answers, but then something fails, twice as much each time. And half as much again at
+  // random, so that a thousand pages do not come at once.
+  const RETRY = 800, LONGEST_WAIT = 20_000
+  const BUSY = 5000 // instead of RETRY, when the server says that it has no room
+  const delay = (away, failures, least = RETRY) =>
+    Math.min(LONGEST_WAIT, Math.max(least * 2 ** Math.max(0, failures - 1), away / 20)) * (1 + Math.random() / 2)
+
   // ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
   // then after something that it said; and how long that is waited for when it is never silent
   const FIRST = 800, SETTLE = 300, LONGEST = 1500
@@ -60,6 +78,15 @@
     doc.remove_on_change(listen)
   }
 
+  // The class of a model by its name, null when no bundle that is there has it
+  const model_class = (name) => {
+    try {
+      return Bokeh.Models.get(name)
+    } catch {
+      return null
+    }
+  }
+
   // The bundles that the apps did not need when the site started, attributes of their script tags by address
   const later = new Map()
 
@@ -67,7 +94,7 @@
   const needed_for = (message) => {
     if (later.size == 0 || typeof message != "string") return []
     const models = [...message.matchAll(/"type":\s*"object",\s*"name":\s*"([^"]+)"/g)].map((match) => match[1])
-    const unknown = models.some((name) => Bokeh.Models.get(name) == null)
+    const unknown = models.some((name) => model_class(name) == null)
     return [...later.values()].filter(({src}) => {
       if (src.includes("/bokeh-gl")) return message.includes('"webgl"')
       if (src.includes("/bokeh-mathjax")) return /\$\$|\\\\[([]|"(TeX|MathML|Ascii)/.test(message)
@@ -99,8 +126,12 @@
       }
     }
     // BokehJS looks for MathJax once, when it makes the first widget
-    const math = Bokeh.index.query_one((view) => view.provider != null)?.provider
-    if (math?.status == "failed") await math.fetch()
+    try {
+      const math = Bokeh.index.query_one((view) => view.provider != null)?.provider
+      if (math?.status == "failed") await math.fetch()
+    } catch (error) {
+      console.error("bokeh-dyno: formulas stay as they are:", error)
+    }
     return all
   }
 
@@ -135,7 +166,7 @@
     const watched = new Promise((done) => watch = done)
 
     const there = new Promise((resolve, reject) => {
-      const read = (event) => {
+      const whole = (event) => {
         if (left == 0) {
           header = JSON.parse(event.data)
           left = 3 + 2 * (header.num_buffers ?? 0)
@@ -143,7 +174,14 @@
         }
         left -= 1
         if (header.msgtype == "ACK" && left == 1) request = JSON.parse(event.data).document ?? null
-        if (left > 0 || request != null && reply == null) return
+        return left == 0 && (request == null || reply != null)
+      }
+      const read = (event) => {
+        try {
+          if (!whole(event)) return
+        } catch { // another protocol: for BokehJS to understand, or not
+          reply = null
+        }
         socket.removeEventListener("message", read)
         resolve()
       }
@@ -185,7 +223,7 @@
       }
       void pass()
     }
-    return {socket, there, release, watch, closed: () => closed}
+    return {socket, there, release, watch, closed: () => closed, close: () => socket.close()}
   }
 
   // Call BokehJS, which makes a WebSocket at once, with `socket` for that; return its promise.
@@ -202,7 +240,7 @@
   // The visitor's widgets of a document: Map from a key that outlives a deploy (what it is called, and which of those)
   // to the model. Ids would not do: they are numbered anew when the app has one model more.
   const widgets = (doc) => {
-    const Widget = Bokeh.Models.get("Widget") ?? class {} // not there when no app of the page has one
+    const Widget = model_class("Widget") ?? class {} // not there when no app of the page has one
     const found = new Map()
     // all_models has those that are gone, too, until BokehJS looks for them: 30 s after the last change
     for (const model of new Set(doc.roots().flatMap((root) => [...root.references()]))) {
@@ -273,10 +311,15 @@
       this.number = this.elements(document).indexOf(element)
       this.token = element.dataset.bokehToken
       this.attempt = 0
-      this.failures = 0 // to show a document that was there
+      this.failures = 0 // since a connection has stood for a while: of any kind, ...
+      this.unshown = 0 // ... and to show a document that was there
       this.before = null // what the widgets held when the page was opened: what differs is the visitor's
       this.own_page = element.tagName == "SCRIPT" // of the app, whose template has the places of the roots
-      this.dialed = this.dial() // while the browser still reads BokehJS, the server runs the app
+      try {
+        this.dialed = this.dial() // while the browser still reads BokehJS, the server runs the app
+      } catch {
+        this.dialed = null // connect() tries it again, and says why not
+      }
     }
 
     dial() {
@@ -294,6 +337,14 @@
       this.places = this.own_page
         ? this.element.dataset.bokehRoots.split(" ").map((id) => document.getElementById(id)).filter((place) => place)
         : [this.element.appendChild(document.createElement("div"))]
+      const missing = ["Bokeh", "Bokeh.embed", "Bokeh.embed.add_document_from_session", "Bokeh.documents"]
+        .find((path) => path.split(".").reduce((value, name) => value?.[name], window) == null)
+      if (missing != null) {
+        this.dialed?.close()
+        console.error(`bokeh-dyno: there is no ${missing} (Bokeh ${window.Bokeh?.version ?? "did not load"})`)
+        this.say(`This plot cannot be shown${window.Bokeh == null ? ": a part of the page did not load. Reload it." : "."}`)
+        return
+      }
       try {
         await this.connect()
       } catch (error) {
@@ -305,6 +356,8 @@
     // Open the session and show its document: at first in its places, later in new ones beside those of the old
     // document, not seen yet.
     async connect(old = null) {
+      this.failures += 1 // unless it stands for a while
+      this.closed = null
       const dialed = this.dialed ?? this.dial()
       const {socket, there, release, watch} = dialed
       this.dialed = null
@@ -328,12 +381,11 @@
         )
         release()
         const views = await opened
-        this.failures = 0
         const shown = this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places, socket)
         watch()
         return shown
       } catch (error) {
-        this.failures += 1
+        this.unshown += 1
         socket.onclose = null // BokehJS would open another
         socket.close()
         places.forEach((place) => old == null ? place.replaceChildren() : place.remove())
@@ -347,6 +399,7 @@
       if (doc.config.reconnect_session) {
         doc.config.setv({reconnect_session: false, notify_connection_status: false}, {sync: false})
         const lose = (connection) => {
+          clearTimeout(shown.stable)
           connection?.close() // or each change of a widget would be an error in the console
           if (!shown.lost && !shown.beside) void this.recover(shown)
           shown.lost = true
@@ -355,54 +408,66 @@
         socket.addEventListener("close", () => lose()) // after a beforeunload, also a download's, BokehJS says nothing
       }
       this.before ??= new Map([...widgets(doc)].map(([key, model]) => [key, texts(entered(model))]))
+      if (!shown.lost) shown.stable = setTimeout(() => this.failures = this.unshown = 0, STABLE)
       return shown
     }
 
-    // Try until the site is back, then put the new view with the visitor's values in the place of the old one.
+    // Try until the site is back, then put the new view with the visitor's values in the place of the old one. End with a
+    // sentence where trying again cannot help.
     async recover(old) {
+      const began = Date.now()
       const notice = setTimeout(() => this.say("Reconnecting…"), QUIET)
-      try {
-        for (let wait = Date.now() - leaving < LEAVING ? LEAVING : 0; ; wait = RETRY * (1 + Math.random())) {
-          const {code, reason} = this.closed?.() ?? {}
-          if (code == TRY_AGAIN || code == TOO_BIG || code >= FINAL) {
-            clearTimeout(notice)
-            const said = code == TOO_BIG ? "That is too large to be sent. Reload the page." : reason
-            this.say(code == TRY_AGAIN ? `${said} Trying again…` : said)
-            if (code != TRY_AGAIN) return
-            wait = BUSY * (1 + Math.random())
-          }
-          await sleep_lightly(wait)
-          const answer = await this.refresh()
-          if (answer == "gone" || this.failures == TRIES) {
-            clearTimeout(notice)
-            const gone = "This plot is not available any more. Reload the page."
-            this.say(answer == "gone" ? gone : "This plot cannot be shown.")
-            return
-          }
-          if (answer == "later") continue
-          let fresh
-          try {
-            fresh = await this.connect(old)
-          } catch (error) {
-            console.info("bokeh-dyno: not yet:", error)
-            continue
-          }
-          if (old != null) {
-            fresh.beside = true
-            for (let pass = 0; pass < PASSES && this.enter(old.doc, fresh.doc); pass++) await settle(fresh.doc)
-            if (fresh.lost) {
-              this.remove(fresh)
-              continue
-            }
-            fresh.beside = false
-            this.replace(old, fresh)
-          }
-          break
-        }
-      } finally {
+      const end = (text) => {
         clearTimeout(notice)
+        this.say(text)
       }
-      this.say(null)
+      let wait = this.failures > 1 ? delay(0, this.failures) : began - leaving < LEAVING ? LEAVING : 0
+      for (;; wait = delay(Date.now() - began, this.failures)) {
+        const {code, reason} = this.closed?.() ?? {}
+        if (code == TOO_BIG) return end("That is too large to be sent. Reload the page.")
+        if (code >= FINAL) return end(reason)
+        if (code == TRY_AGAIN) {
+          clearTimeout(notice)
+          this.say(`${reason} Trying again…`)
+          wait = delay(0, this.failures, BUSY)
+        } else if (this.failures >= CONNECTIONS) {
+          return end("This plot cannot be shown: its connection is lost again and again. Reload the page.")
+        }
+        if (this.unshown >= TRIES) return end("This plot cannot be shown.")
+        await sleep_lightly(wait)
+        const answer = await this.refresh()
+        if (answer == "gone") return end("This plot is not available any more. Reload the page.")
+        if (answer == "later") {
+          this.closed = null // what was said of the connection has been said
+          continue
+        }
+        let fresh
+        try {
+          fresh = await this.connect(old)
+        } catch (error) {
+          console.info("bokeh-dyno: not yet:", error)
+          continue
+        }
+        if (old != null && !await this.succeed(old, fresh)) continue
+        return end(null)
+      }
+    }
+
+    // Give the new view the values of the old one, and then its place; return whether it is still connected.
+    async succeed(old, fresh) {
+      fresh.beside = true
+      try {
+        for (let pass = 0; pass < PASSES && this.enter(old.doc, fresh.doc); pass++) await settle(fresh.doc)
+      } catch (error) { // better without the values than not at all
+        console.error("bokeh-dyno: what was entered could not be entered again:", error)
+      }
+      if (fresh.lost) {
+        this.remove(fresh)
+        return false
+      }
+      fresh.beside = false
+      this.replace(old, fresh)
+      return true
     }
 
     // Ask the site for this page again: it knows who is looking, and renews the token of the same session.
@@ -414,7 +479,7 @@
           cache: "no-store",
           signal: AbortSignal.timeout(10_000),
         })
-        if (response.status >= 500 || response.status == 204) return "later"
+        if (response.status >= 500 || [204, 429].includes(response.status)) return "later"
         if ([401, 403, 404, 410].includes(response.status)) return "gone"
         if (!response.ok) return "ready" // a page that came by POST, say: the token that it has will have to do
         text = await response.text()
@@ -456,32 +521,49 @@
 
     // Put the new view in the place of the old one, and the focus where it was, with what is typed but not yet entered.
     replace(old, fresh) {
+      let focus = () => {}
+      try {
+        focus = this.refocus(old, fresh)
+      } catch (error) {
+        console.error("bokeh-dyno: the focus is lost:", error)
+      }
+      old.places.forEach((place, number) => fresh.places[number].style.cssText = place.style.cssText)
+      this.remove(old)
+      focus()
+    }
+
+    // Return what puts the focus where it was, once the old view is gone.
+    refocus(old, fresh) {
       const focused = deepest(document.activeElement)
       let successor = null
       for (const [key, model] of widgets(old.doc)) {
         const position = controls(old.doc, model).indexOf(focused)
         if (position >= 0) successor = controls(fresh.doc, widgets(fresh.doc).get(key))[position]
       }
-      const typed = focused?.value, selection = [focused?.selectionStart, focused?.selectionEnd]
-      old.places.forEach((place, number) => fresh.places[number].style.cssText = place.style.cssText)
-      this.remove(old)
-      if (successor == null || successor.tagName != focused.tagName) return
-      successor.focus({preventScroll: true})
-      if (selection[0] == null) return // not a text
-      if (successor.value != typed) {
-        successor.value = typed
-        successor.dispatchEvent(new Event("input"))
-        // the browser itself says this only of what is typed from now on
-        successor.addEventListener("blur", () => successor.dispatchEvent(new Event("change")), {once: true})
+      if (successor == null || successor.tagName != focused.tagName) return () => {}
+      const typed = focused.value, selection = [focused.selectionStart, focused.selectionEnd]
+      return () => {
+        successor.focus({preventScroll: true})
+        if (selection[0] == null) return // not a text
+        if (successor.value != typed) {
+          successor.value = typed
+          successor.dispatchEvent(new Event("input"))
+          // the browser itself says this only of what is typed from now on
+          successor.addEventListener("blur", () => successor.dispatchEvent(new Event("change")), {once: true})
+        }
+        successor.setSelectionRange(...selection)
       }
-      successor.setSelectionRange(...selection)
     }
 
     // Take a document from the page, and its data, for BokehJS keeps each document that it was ever given.
     remove({doc, places}) {
-      doc.views_manager.clear()
-      for (const model of doc.all_models) {
-        if (model.type == "ColumnDataSource") model.setv({data: {}}, {sync: false})
+      try {
+        doc.views_manager.clear()
+        for (const model of doc.all_models) {
+          if (model.type == "ColumnDataSource") model.setv({data: {}}, {sync: false})
+        }
+      } catch (error) {
+        console.error("bokeh-dyno: what a view that is gone holds is not given back:", error)
       }
       places.forEach((place) => place.remove())
       Bokeh.documents.splice(Bokeh.documents.indexOf(doc), 1)

@@ -1,0 +1,116 @@
+"""dyno/page.js where something fails: it tries again less and less often, and ends with a sentence where that cannot help."""
+
+from __future__ import annotations
+
+import pytest
+from browsing import assert_plots_are_drawn, source_values, turn_slider
+from dyno_under_test import Dyno, wait_for
+
+# Time goes TIMES as fast for the page's timers, which are noted; its WebSockets are kept, and may be made otherwise
+TIMES = 50
+BEFORE = """
+  window.waits = []
+  window.sockets = []
+  window.make = (target, args) => new target(...args)
+  const native = window.setTimeout
+  window.soon = native
+  window.setTimeout = (run, ms = 0, ...args) => {
+    if (ms >= 400 && ms < 40000) waits.push(ms)
+    return native(run, ms / TIMES, ...args)
+  }
+  WebSocket = new Proxy(WebSocket, {construct(target, args) {
+    sockets.push(null)
+    return sockets[sockets.length - 1] = make(target, args)
+  }})
+  const ready = () => { READY }
+  if (String(ready).includes("make =")) ready() // of the first WebSocket, which is made while the page is read
+  else addEventListener("DOMContentLoaded", ready, {capture: true})
+""".replace("TIMES", str(TIMES))
+AGAIN = "This plot cannot be shown: its connection is lost again and again. Reload the page."
+SENTENCES = {  # what is said, and how many WebSockets were opened before, by what fails
+    "dial": ("make = () => { throw new Error('no WebSocket') }", AGAIN, 21),
+    "a WebSocket that is refused": ("make = (target, [url, protocols]) => new target(url, ['bokeh', 'x'])", AGAIN, 21),
+    "a WebSocket that is cut at once": (
+        "make = (target, args) => { const socket = new target(...args); soon(() => socket.close(), 20); return socket }",
+        AGAIN, 21,
+    ),
+    "a WebSocket that is cut once the plot is there": (
+        """make = (target, args) => {
+          const socket = new target(...args), look = () => window.Bokeh?.documents?.length > 0 ? socket.close() : soon(look, 5)
+          soon(look, 5)
+          return socket
+        }""",
+        AGAIN, 21,
+    ),
+    "connect": ("Bokeh = {...Bokeh, embed: {add_document_from_session() { throw new Error('no') }}}", "This plot cannot be shown.", 3),
+    "connect, later": (
+        "Bokeh = {...Bokeh, embed: {add_document_from_session: async () => { throw new Error('no') }}}", "This plot cannot be shown.", 3,
+    ),
+    "watch": ("Bokeh.documents.find = () => { throw new Error('no') }", "This plot cannot be shown.", 3),
+    "what was entered at first": ("JSON.stringify = () => { throw new Error('no') }", "This plot cannot be shown.", 3),
+    "a BokehJS of another version": ("Bokeh = {...Bokeh, embed: {}}", "This plot cannot be shown.", 1),
+    "no BokehJS": ("delete window.Bokeh", "This plot cannot be shown: a part of the page did not load. Reload it.", 1),
+}  # fmt: skip
+
+
+def prepare(page, ready: str = "") -> None:
+    """Have each page make `ready` true of itself before dyno/page.js opens its apps."""
+    page.add_init_script(BEFORE.replace("READY", ready))
+
+
+@pytest.mark.parametrize("below", ["/with/", "/bkapp/"])
+@pytest.mark.parametrize("step", SENTENCES)
+def test_what_always_fails_ends_with_a_sentence(site: Dyno, page, step: str, below: str) -> None:
+    ready, sentence, most = SENTENCES[step]
+    prepare(page, ready)
+    page.goto(f"http://127.0.0.1:{site.port}{below}counter")
+    page.get_by_role("status").get_by_text(sentence, exact=True).wait_for(timeout=90_000)
+    opened = page.evaluate("sockets.length")
+    assert 1 <= opened <= most
+    waits = page.evaluate("waits.filter((ms) => ms < 30000 && ms != 1000 && ms != 10000)")
+    if most > 20:
+        assert max(waits[-5:]) > 20_000  # it has become patient
+        assert waits[5] > 5 * waits[0]
+    page.wait_for_timeout(30_000 / TIMES)  # the longest wait that there is
+    assert page.evaluate("sockets.length") == opened, "it goes on"
+    wait_for("the WebSockets", lambda: page.evaluate("sockets.every((one) => one == null || one.readyState == 3)"))
+    assert page.evaluate("document.querySelectorAll('.bk-Figure').length") == 0
+    page.complaints.clear()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    {
+        "enter": "Bokeh.documents[0].roots = () => { throw new Error('no') }",
+        "replace": "Object.defineProperty(document, 'activeElement', {get() { throw new Error('no') }})",
+        "remove": "Bokeh.documents[0].views_manager.clear = () => { throw new Error('no') }",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_what_fails_beside_the_plot_costs_no_plot(site: Dyno, page, fault: tuple[str, str]) -> None:
+    prepare(page)
+    page.goto(f"http://127.0.0.1:{site.port}/with/counter")
+    assert_plots_are_drawn(page, 1)
+    turn_slider(page, 3)
+    page.evaluate(f"() => {{ window.gone = Bokeh.documents[0]; {fault[1]}; sockets.at(-1).close() }}")
+    page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != gone")
+    assert_plots_are_drawn(page, 1)
+    assert page.get_by_role("status").count() == 0
+    assert page.evaluate("document.querySelectorAll('[data-bokeh-app] > div').length") == 1
+    assert page.evaluate("sockets.length") == 2
+    assert all("bokeh-dyno" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
+def test_what_fails_for_a_while_is_forgotten_once_a_connection_has_stood(site: Dyno, page) -> None:
+    prepare(page)
+    page.goto(f"http://127.0.0.1:{site.port}/with/counter")
+    assert_plots_are_drawn(page, 1)
+    values = source_values(page)
+    for _ in range(3):
+        page.evaluate("async () => { await new Promise((done) => soon(done, 11000 / TIMES)); window.gone = Bokeh.documents[0];"
+                      "sockets.at(-1).close() }".replace("TIMES", str(TIMES)))  # fmt: skip
+        page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != gone")
+    assert page.evaluate("waits.filter((ms) => ms > 1200 && ms < 10000)") == []
+    turn_slider(page)
+    source_values(page, different_from=values)
