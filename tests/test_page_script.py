@@ -27,6 +27,7 @@ BEFORE = """
   else addEventListener("DOMContentLoaded", ready, {capture: true})
 """.replace("TIMES", str(TIMES))
 AGAIN = "This plot cannot be shown: its connection is lost again and again. Reload the page."
+UNSHOWN = "This plot cannot be shown."
 SENTENCES = {  # what is said, and how many WebSockets were opened before, by what fails
     "dial": ("make = () => { throw new Error('no WebSocket') }", AGAIN, 21),
     "a WebSocket that is refused": ("make = (target, [url, protocols]) => new target(url, ['bokeh', 'x'])", AGAIN, 21),
@@ -42,13 +43,13 @@ SENTENCES = {  # what is said, and how many WebSockets were opened before, by wh
         }""",
         AGAIN, 21,
     ),
-    "connect": ("Bokeh = {...Bokeh, embed: {add_document_from_session() { throw new Error('no') }}}", "This plot cannot be shown.", 3),
+    "connect": ("Bokeh = {...Bokeh, embed: {add_document_from_session() { throw new Error('no') }}}", UNSHOWN, 3),
     "connect, later": (
-        "Bokeh = {...Bokeh, embed: {add_document_from_session: async () => { throw new Error('no') }}}", "This plot cannot be shown.", 3,
+        "Bokeh = {...Bokeh, embed: {add_document_from_session: async () => { throw new Error('no') }}}", UNSHOWN, 3,
     ),
-    "watch": ("Bokeh.documents.find = () => { throw new Error('no') }", "This plot cannot be shown.", 3),
-    "what was entered at first": ("JSON.stringify = () => { throw new Error('no') }", "This plot cannot be shown.", 3),
-    "a BokehJS of another version": ("Bokeh = {...Bokeh, embed: {}}", "This plot cannot be shown.", 1),
+    "watch": ("Bokeh.documents.find = () => { throw new Error('no') }", UNSHOWN, 3),
+    "what was entered at first": ("JSON.stringify = () => { throw new Error('no') }", UNSHOWN, 3),
+    "a BokehJS of another version": ("Bokeh = {...Bokeh, embed: {}}", UNSHOWN, 1),
     "no BokehJS": ("delete window.Bokeh", "This plot cannot be shown: a part of the page did not load. Reload it.", 1),
 }  # fmt: skip
 
