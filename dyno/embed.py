@@ -70,6 +70,7 @@ class BokehApps:
         A site without static plots does not import Bokeh's models for this, unless the Bokeh server is elsewhere.
         """
         tokens.mint(60)
+        static.versions()
         if self._settings["BOKEH_UPSTREAM"]:
             self._all_scripts  # noqa: B018 (kept)
 

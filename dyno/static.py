@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 CACHE = ROOT / ".static"
 PAGE_SCRIPT = Path(__file__).parent / "page.js"
 PAGE_SCRIPT_NAME = "dyno.js"  # among the files
+# brotli's quality: BokehJS is a fifth smaller than with gzip and takes 8 s of CPU, or a tenth smaller and 0.2 s
+BEST, QUICK = 11, 5
+GZIP = 9
+SUMS = "sums"  # beside the files: their sha256, by which a folder is known to be whole
 
 
 def source() -> Path:
@@ -31,40 +37,87 @@ def source() -> Path:
     return Path(find_spec("bokeh").submodule_search_locations[0]) / "server" / "static"
 
 
-def prepare(cache: Path = CACHE) -> Path:
-    """Return the folder with everything that the Bokeh server has below /static/, and the page's script as dyno.js.
-
-    Each minified script is there a second time as .gz (gzip -9), which nginx's gzip_static sends. Made on the first
-    call (bin/setup, a build step, or the first boot), and anew whenever one of the files has changed.
-    """
+def _originals() -> dict[str, Path]:
+    """Return the files that pages load, by their names below /static/: the minified scripts, and the page's."""
     files = sorted((source() / "js").glob("*.min.js"))
-    # in whole seconds: what a build step made has to be good after the slug, a tar archive, was packed and unpacked
-    marks = [f"{file.name} {file.stat().st_size} {int(file.stat().st_mtime)}" for file in files]
-    marks += [str(source()), PAGE_SCRIPT.read_text()]
-    folder = cache / hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
-    if folder.is_dir():
+    return {PAGE_SCRIPT_NAME: PAGE_SCRIPT, **{f"js/{file.name}": file for file in files}}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of the files that pages load, by name.
+
+    It is the beginning of the file's sha512, for that is what Bokeh has behind ?v=; nginx takes either for the other.
+    """
+    return {name: hashlib.sha512(path.read_bytes()).hexdigest()[:16] for name, path in _originals().items()}
+
+
+def versioned(name: str) -> str:
+    """Return the name of a file below /static/ with its version before it, when it is one that has a version."""
+    return f"{versions()[name]}/{name}" if name in versions() else name
+
+
+def prepare(cache: Path = CACHE, *, quick: bool = False) -> list[Path]:
+    """Return a folder for each file that pages load: with the file, and compressed as .gz and as .br.
+
+    Made by bin/setup, or by a build, and anew when the file has changed or the folder is not whole. quick is for the boot,
+    which should not wait: it makes do with less compression, and takes the better one when that is there.
+    """
+
+    def one(name: str) -> Path:
+        for quality in (BEST, QUICK) if quick else (BEST,):
+            folder = cache / f"{versions()[name]}-gzip{GZIP}-brotli{quality}"
+            if _is_whole(folder):
+                with contextlib.suppress(OSError):  # read-only
+                    os.utime(folder)  # it is in use, see _clean_up
+                return folder
+        _make(folder, name, quality)
+        _clean_up(cache)
         return folder
-    cache.mkdir(exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=cache, prefix="new."))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and compressing let other threads run
+        return list(pool.map(one, versions()))
+
+
+def _make(folder: Path, name: str, quality: int) -> None:
+    import brotli
+
+    folder.parent.mkdir(exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new."))
     fresh.chmod(0o755)
-    (fresh / "js").mkdir()
-    for path in source().iterdir():
-        if path.name != "js":
-            (fresh / path.name).symlink_to(path)
-    for path in (source() / "js").iterdir():
-        (fresh / "js" / path.name).symlink_to(path)
-    shutil.copyfile(PAGE_SCRIPT, fresh / PAGE_SCRIPT_NAME)
-    for path in [*files, PAGE_SCRIPT]:
-        target = fresh / f"{PAGE_SCRIPT_NAME}.gz" if path == PAGE_SCRIPT else fresh / "js" / f"{path.name}.gz"
-        target.write_bytes(gzip.compress(path.read_bytes(), 9, mtime=0))
+    file = fresh / name
+    file.parent.mkdir(exist_ok=True)
+    data = _originals()[name].read_bytes()
+    file.write_bytes(data)
+    file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(data, GZIP, mtime=0))
+    file.with_name(f"{file.name}.br").write_bytes(brotli.compress(data, quality=quality))
+    (fresh / SUMS).write_text(_sums(fresh))
     try:
+        if folder.exists() and not _is_whole(folder):
+            folder.rename(f"{fresh}.broken")
         fresh.rename(folder)
     except OSError:  # another process was quicker
         shutil.rmtree(fresh)
-    for old in cache.iterdir():  # of versions gone by, and of builds that were cut off
-        if old != folder and old.stat().st_mtime < time.time() - 3600:
-            shutil.rmtree(old, ignore_errors=True)
-    return folder
+
+
+def _sums(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return (folder / SUMS).read_text() == _sums(folder)
+    except OSError:
+        return False
+
+
+def _clean_up(cache: Path) -> None:
+    """Remove what nobody has used for an hour: of versions gone by, of builds that were cut off. No dyno serves it: link."""
+    for old in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another thread does the same
+            if old.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[dict[str, str]]:
@@ -91,23 +144,31 @@ def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[di
     return tags
 
 
-@functools.cache
-def versioned(name: str) -> str:
-    """Return the name of a file below /static/ with the version that the Bokeh server itself gives it: its sha512."""
-    path = PAGE_SCRIPT if name == PAGE_SCRIPT_NAME else source() / name
-    return f"{name}?v={hashlib.sha512(path.read_bytes()).hexdigest()}"
-
-
 def link(run_dir: Path) -> None:
-    """Make RUN_DIR/static the folder of `prepare`, for nginx."""
+    """Make RUN_DIR/static what nginx has below /static/: the files of `prepare`, with and without a version, and Bokeh's others.
+
+    It is a copy: what a dyno serves stays, whatever is done to the cache and to the bokeh package while it runs.
+    """
     try:
-        folder = prepare()
+        folders = prepare(quick=True)
     except OSError:  # the project is read-only
-        folder = prepare(run_dir / "files").resolve()
-    fresh = run_dir / f"static.{os.getpid()}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(folder)
-    os.replace(fresh, run_dir / "static")
+        folders = prepare(run_dir / "files", quick=True)
+    fresh = Path(tempfile.mkdtemp(dir=run_dir, prefix="static."))
+    (fresh / "js").mkdir()
+    for folder, version in zip(folders, versions().values(), strict=True):
+        shutil.copytree(folder, fresh / version, ignore=shutil.ignore_patterns(SUMS), dirs_exist_ok=True)
+        for file in (fresh / version).rglob("*.js*"):
+            unversioned = fresh / file.relative_to(fresh / version)
+            unversioned.symlink_to(os.path.relpath(file, unversioned.parent))
+    for path in [*source().iterdir(), *(source() / "js").iterdir()]:
+        with contextlib.suppress(FileExistsError):
+            (fresh / path.relative_to(source())).symlink_to(path)
+    served = run_dir / "static"
+    (named := run_dir / f"{fresh.name}.link").symlink_to(fresh.name)
+    os.replace(named, served)
+    for old in run_dir.glob("static.*"):  # of this folder's last dyno
+        if old.name != fresh.name:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":
