@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -10,6 +11,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import bokeh
+import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, wait_for
 from playwright.sync_api import Page
@@ -59,6 +62,118 @@ def test_pages_are_viewed_without_a_failure_while_each_dyno_is_replaced(
     before = source_values(page)
     turn_slider(page, 3)
     assert source_values(page, different_from=before) != before
+
+
+class Deploy:
+    """Two versions of a project behind one router: another page script each, another BokehJS each."""
+
+    def __init__(self, scratch: Path, dyno: Callable[..., Dyno]) -> None:
+        shared = {"BOKEH_SECRET_KEY": secrets.token_hex(32), "BOKEH_WORKERS": "1", "WEB_CONCURRENCY": "1"}
+        self.dynos = []
+        for number in (1, 2):
+            project, packages = copy_project(scratch / f"web.{number}", OTHER_SITE), scratch / f"packages.{number}"
+            unused = shutil.ignore_patterns("lib", "*.map", "compiler.js", "__pycache__")
+            shutil.copytree(Path(bokeh.__file__).parent, packages / "bokeh", ignore=unused)
+            for script, name in (
+                (project / "dyno/page.js", "page_script"),
+                (packages / "bokeh/server/static/js/bokeh.min.js", "bokehjs"),
+            ):
+                script.write_text(f"{script.read_text()}\nwindow.{name} = {number}\n")
+            path = {"PYTHONPATH": str(packages)}
+            self.dynos.append(dyno(project, {**shared, **path}).launch())
+        for one in self.dynos:
+            one.wait_until_it_answers()
+        self.router = router(scratch / "router", self.dynos, dyno).start()
+
+
+@pytest.fixture
+def deploy(scratch: Path, dyno: Callable[..., Dyno]) -> Deploy:
+    return Deploy(scratch, dyno)
+
+
+def versions(one: Dyno) -> list[str]:
+    """Return the versions that a page of a dyno has its script, and BokehJS, in."""
+    text = one.get("/with/counter").text
+    return [re.search(rf"/static/([0-9a-f]{{16}})/{name}", text)[1] for name in ("dyno.js", "js/bokeh.min.js")]
+
+
+SCRIPTS = """() => [...document.scripts].map((script) => script.src).concat(`${page_script}`, `${bokehjs}`)"""
+
+
+def assert_the_page_has_its_own_scripts(page: Page, deploy: Deploy) -> int:
+    """Wait for the plot; return which of the two versions the page and its scripts are."""
+    assert_plots_are_drawn(page, 1)
+    *urls, page_script, bokehjs = page.evaluate(SCRIPTS)
+    assert page_script == bokehjs
+    for version in versions(deploy.dynos[int(bokehjs) - 1]):
+        assert any(f"/{version}/" in url for url in urls), (bokehjs, urls)
+    return int(bokehjs)
+
+
+def test_in_a_deploy_every_page_gets_the_scripts_that_it_was_made_for(
+    deploy: Deploy, browser, record_property
+) -> None:
+    assert not set(versions(deploy.dynos[0])) & set(versions(deploy.dynos[1]))
+    seen, sent_round, wrong = [], [], []
+
+    def check(answer) -> None:
+        version = re.search(r"/static/([0-9a-f]{16})/", answer.url)
+        if version and answer.status == 307:
+            sent_round.append(answer.url)
+        elif version and "immutable" in answer.headers.get("cache-control", ""):
+            if hashlib.sha512(answer.body()).hexdigest()[:16] != version[1]:
+                wrong.append(answer.url)
+
+    returning = browser.new_context()  # with what it has kept
+    for number in range(18):
+        context = returning if number % 3 == 0 else browser.new_context()
+        page = context.new_page()
+        page.on("response", check)
+        page.goto(f"http://127.0.0.1:{deploy.router.port}{['/with/counter', '/bkapp/counter'][number % 2]}")
+        seen.append(assert_the_page_has_its_own_scripts(page, deploy))
+        page.close()
+        if context is not returning:
+            context.close()
+    returning.close()
+    record_property("figure", f"{len(seen)} pages, {len(sent_round)} scripts asked for once more, {len(wrong)} wrong")
+    assert set(seen) == {1, 2}
+    assert sent_round
+    assert not wrong
+
+
+def test_a_page_of_a_version_that_is_gone_is_loaded_anew(deploy: Deploy, page: Page) -> None:
+    old, new = deploy.dynos
+    text = old.get("/with/counter").text
+    assert old.stop() == 0
+    deploy.router.wait_for_log(r"web\.1 is DOWN")
+    loads = []
+
+    def give_the_old_page_first(route) -> None:
+        loads.append(route.request.url)
+        route.fulfill(body=text, content_type="text/html") if len(loads) == 1 else route.continue_()
+
+    page.route("**/with/counter", give_the_old_page_first)
+    page.goto(f"http://127.0.0.1:{deploy.router.port}/with/counter")
+    assert_plots_are_drawn(page, 1)
+    assert assert_the_page_has_its_own_scripts(page, deploy) == 2
+    assert len(loads) == 2
+    page.complaints.clear()  # of the first, which had a part of its scripts
+
+
+def test_a_page_that_stays_old_is_not_loaded_again_and_again(site: Dyno, page: Page) -> None:
+    text = re.sub(r"/static/[0-9a-f]{16}/", "/static/0123456789abcdef/", site.get("/with/counter").text)
+    loads = []
+
+    def give_the_old_page(route) -> None:
+        loads.append(route.request.url)
+        route.fulfill(body=text, content_type="text/html")
+
+    page.route("**/with/counter", give_the_old_page)
+    page.goto(f"http://127.0.0.1:{site.port}/with/counter")
+    wait_for("the second load", lambda: page.wait_for_timeout(100) or len(loads) == 2)
+    page.wait_for_timeout(4000)
+    assert len(loads) == 2
+    page.complaints.clear()
 
 
 def test_the_nginx_of_the_docs_is_a_router_too(site: Dyno, scratch: Path, dyno: Callable[..., Dyno]) -> None:

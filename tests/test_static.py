@@ -104,10 +104,10 @@ def test_a_cold_page_with_sliders_is_less_than_420_kb(example_site: Dyno, page, 
 
 
 @pytest.mark.parametrize("file", ["js/bokeh.min.js", "dyno.js"])
-def test_an_unknown_version_is_not_found_(site: Dyno, file: str) -> None:
+def test_an_unknown_version_is_not_found_and_not_kept(site: Dyno, file: str) -> None:
     for coding in ("br", "gzip", "identity"):
         answer = site.get(f"/bkapp/static/0123456789abcdef/{file}", Accept_Encoding=coding)
-        assert answer.status == 404
+        assert (answer.status, answer.headers["cache-control"]) == (404, "no-store")
         wrong = site.get(f"/bkapp/static/{version(b'something else')}/{file}", Accept_Encoding=coding)
         assert wrong.status == 404
         assert site.get(f"/bkapp/static/{version(BOKEH)}/js/bokeh-gl.min.js", Accept_Encoding=coding).status == 404
@@ -122,6 +122,30 @@ def test_the_scripts_of_bokehs_own_pages_are_kept(site: Dyno) -> None:
     assert len(urls) >= 5
     for url in urls:
         assert site.get(url, Accept_Encoding="br").headers["cache-control"] == FOREVER, url
+
+
+def test_a_page_is_sent_round_for_a_script_that_another_dyno_has(site: Dyno) -> None:
+    path = "/bkapp/static/0123456789abcdef/js/bokeh.min.js"
+    for headers in ({"Sec_Fetch_Dest": "script"}, {"Referer": f"http://127.0.0.1:{site.port}/with/counter"}):
+        answer = site.get(path, **headers)
+        for _ in range(9):
+            assert (answer.status, answer.headers["cache-control"]) == (307, "no-store")
+            assert answer.headers["location"].startswith(path)
+            assert answer.headers["connection"] == "close"
+            answer = site.get(answer.headers["location"], **headers)
+        assert (answer.status, answer.headers["cache-control"]) == (200, "no-store")
+        assert answer.headers["content-type"] == "text/javascript"
+        assert "location.reload()" in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/bkapp/static/0123456789abcdef/%0d%0aX-Header:%20x", "//bkapp/static/0123456789abcdef/dyno.js"],
+)
+def test_a_page_is_sent_nowhere_else(site: Dyno, path: str) -> None:
+    answer = site.get(path, Sec_Fetch_Dest="script")
+    assert answer.status == 404
+    assert "x-header" not in answer.headers
 
 
 # --- where they are kept ----------------------------------------------------------------------------------------------
