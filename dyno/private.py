@@ -101,6 +101,13 @@ USES = {
             f"{TORNADO}._receive_frame": "self",
         },
     ),
+    "scripts": Use(  # dyno/static.py
+        "only the scripts that a page needs, BOKEH_RESOURCES=cdn and models of an app's own",
+        {
+            "bokeh.embed.bundle:Bundle.__init__": "self js_files js_raw css_files css_raw hashes",
+            "bokeh.embed.bundle:bundle_for_objs_and_resources": "objs resources",
+        },
+    ),
     "pages": Use(  # dyno/bokeh.py
         "the recovery of the apps' own pages",
         {"bokeh.embed.elements:html_page_for_render_items": "#ee58406a #b64b6c95"},

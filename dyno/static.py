@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dyno import private
 from dyno.settings import ROOT
 
 if TYPE_CHECKING:
@@ -126,6 +127,9 @@ def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[di
     values are the settings. The files are ours, or with BOKEH_RESOURCES=cdn those of Bokeh's CDN, with their hashes. Models
     of the app's own (`__implementation__`), which Bokeh compiles, are a script in a data: URL.
     """
+    if not private.has("scripts"):
+        names = (f"js/bokeh{part}.min.js" for part in ("", "-gl", "-widgets", "-tables", "-mathjax"))
+        return [{"src": f"{values['BOKEH_PREFIX']}/static/{versioned(name)}"} for name in names if name in versions()]
     # imported here: a site without static plots saves 40 MB and most of a second at boot
     from bokeh.embed.bundle import bundle_for_objs_and_resources
     from bokeh.resources import Resources
