@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CACHE = ROOT / ".static"
 PAGE_SCRIPT = Path(__file__).parent / "page.js"
 PAGE_SCRIPT_NAME = "dyno.js"  # among the files
-# brotli's quality: BokehJS is a fifth smaller than with gzip and takes 8 s of CPU, or a tenth smaller and 0.2 s
+# brotli's quality: BokehJS is a fifth smaller than with gzip and takes 10 s of CPU, or a tenth smaller and 0.2 s
 BEST, QUICK = 11, 5
 GZIP = 9
 SUMS = "sums"  # beside the files: their sha256, by which a folder is known to be whole

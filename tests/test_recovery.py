@@ -230,7 +230,7 @@ def test_the_script_on_a_page_twice_shows_each_app_once(one: Dyno, page: Page):
     open_page(page, one)
     page.evaluate("""() => new Promise((done) => {
       const again = document.createElement("script")
-      again.src = [...document.scripts].find((script) => script.src.includes("dyno.js")).src + "&again"
+      again.src = [...document.scripts].find((script) => script.src.includes("dyno.js")).src + "?again"
       again.onload = done
       document.head.append(again)
     })""")
