@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 from browsing import DRAWN, VALUES
 
 from bench.client import WrongAnswer
-from bench.line import slow_line
+from bench.line import Direction, slow_line
 
 IDLE = 0.05  # of a core
 ALIVE = f"""new Promise((resolve) => {{
@@ -22,19 +23,22 @@ ALIVE = f"""new Promise((resolve) => {{
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator:
-    """Run a Chromium without a window on a slow line: the system's, or the one that playwright has installed."""
+def chromium() -> Iterator[Callable[[str], Iterator[tuple[str, dict[str, float]]]]]:
+    """Run a Chromium without a window on a slow line: the system's, or the one that playwright has installed.
+
+    Yields `visits`, which takes a URL.
+    """
     from playwright.sync_api import sync_playwright
 
     names = ("chromium", "google-chrome", "google-chrome-stable")
     installed = (path for path in map(shutil.which, names) if path and not path.startswith("/snap/"))
-    with slow_line() as proxy, sync_playwright() as playwright:
+    with slow_line() as (proxy, down), sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=next(installed, None), args=["--no-sandbox"],
             proxy={"server": proxy, "bypass": "<-loopback>"},  # not even for this machine
         )  # fmt: skip
         try:
-            yield browser
+            yield functools.partial(visits, browser, down)
         finally:
             browser.close()
 
@@ -61,10 +65,11 @@ def _cpu_seconds() -> float:
     return total
 
 
-def visits(browser, url: str) -> Iterator[tuple[str, dict[str, float]]]:
+def visits(browser, down: Direction, url: str) -> Iterator[tuple[str, dict[str, float]]]:
     """View url with an empty cache, then once more; yield the figures of each.
 
-    Raises WrongAnswer when the plot is not drawn or does not follow its slider.
+    Raises WrongAnswer when the plot is not drawn or does not follow its slider, or when the line has carried less than
+    the browser has received.
     """
     from playwright.sync_api import Error
 
@@ -75,20 +80,19 @@ def visits(browser, url: str) -> Iterator[tuple[str, dict[str, float]]]:
             _wait_until_idle()
             network = context.new_cdp_session(page)
             network.send("Network.enable")
-            files, frames = [], []
+            files, before = [], down.bytes
             network.on("Network.loadingFinished", lambda event, to=files: to.append(event["encodedDataLength"]))
-            network.on(
-                "Network.webSocketFrameReceived",
-                lambda event, to=frames: to.append(len(event["response"]["payloadData"])),
-            )
             page.goto(url, wait_until="commit")
             alive = page.evaluate(ALIVE) / 1000
-            kilobytes, requests = (sum(files) + sum(frames)) / 1000, sum(size > 0 for size in files)
-            before = page.evaluate(VALUES)
+            page.wait_for_load_state("networkidle")
+            received, requests = down.bytes - before, sum(size > 0 for size in files)
+            if received < sum(files):
+                raise WrongAnswer(f"{url}: {sum(files)} bytes of files, but the line has carried {received}")
+            values = page.evaluate(VALUES)
             page.locator(".noUi-handle").first.press("ArrowRight")
-            page.wait_for_function(f"(before) => ({VALUES})() != before", arg=before, timeout=10_000)
+            page.wait_for_function(f"(before) => ({VALUES})() != before", arg=values, timeout=10_000)
             page.close()
-            yield kind, {"s": alive, "kB": kilobytes, "requests": requests}
+            yield kind, {"s": alive, "kB": received / 1000, "requests": requests}
     except Error as error:
         raise WrongAnswer(f"{url} in Chromium: {error}") from error
     finally:

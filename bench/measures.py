@@ -208,14 +208,15 @@ def alive(run: Run) -> Iterator[Table]:
     table = Table(
         "Time to a live plot",
         "Chromium, 10 Mbit/s, 80 ms: from the navigation until BokehJS is idle and the plot drawn; then a key on the "
-        "slider has to change the curve. Warm: the same page again. kB with the WebSocket. The line is a proxy that "
-        "delays connections and WebSockets too (bench/line.py), which the browser's own emulation does not.",
+        "slider has to change the curve. Warm: the same page again. The line is a proxy that delays connections and "
+        "WebSockets too (bench/line.py), which the browser's own emulation does not. kB: all that it carried to the "
+        "browser until nothing was on its way, WebSockets included.",
     )
     names = run.chosen(*run.peers, "bokeh_serve")
-    with running(names, unused=LATER) as servers, browser.chromium() as chromium:
+    with running(names, unused=LATER) as servers, browser.chromium() as visits:
 
         def once(name: str) -> None:
-            for kind, visit in browser.visits(chromium, servers[name].view_url("curve")):
+            for kind, visit in visits(servers[name].view_url("curve")):
                 table.add(name, {f"{kind} {what}": value for what, value in visit.items()})
 
         for server in servers.values():
