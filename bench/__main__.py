@@ -28,12 +28,13 @@ from bench.measures import PARTS, Run, Table, Target
 from bench.peers import PEERS, TITLES
 
 FOLDER = ROOT / "bench"
-PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "bokeh_fastapi", "uvicorn", "a2wsgi", "requests")
+PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "bokeh_fastapi", "uvicorn", "starlette", "a2wsgi", "requests")
 HOW = (
     "The last whole run of `bin/bench`, which writes this file. Every peer serves the same site and the same apps "
     "(`bench/site`), in turns, on the same machine as the load generator. A figure is the median of the rounds, with "
     "the lowest and the highest in parentheses where they differ; a ratio is taken round by round. CPU ms: of all the "
-    "peer's processes, for each page, view and so on. client: how busy the load generator was; 1 is one core."
+    "peer's processes, for each page, view and so on. client: how busy the load generator was; 1 is one core. Behind a "
+    "peer's name: the Bokeh that it runs on, which every document that it sends has to say, too."
 )
 
 

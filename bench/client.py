@@ -6,6 +6,7 @@ HTTP library takes as long as the servers. The column `client` says how busy it 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,10 +20,12 @@ TOKEN = re.compile(rb"eyJ[\w-]{60,}(?:\.[\w-]+)*")  # Bokeh's session token: bas
 AUTOLOAD = re.compile(rb"http://[^\"']+/autoload\.js[^\"']*")
 EMBEDDED = re.compile(rb'data-bokeh-app="([^"]+)"')
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+VERSION = re.compile(r'"version":"([\d.]+)"')
 SLIDER = re.compile(r'"type":"object","name":"Slider","id":"(\w+)"')
 TIMEOUT = 30.0  # seconds
 CLIENTS = 8
 HEAD = 2048  # bytes; more than a head has
+VISITORS = itertools.count()
 
 
 class WrongAnswer(Exception):
@@ -30,16 +33,16 @@ class WrongAnswer(Exception):
 
 
 class Connection:
-    """A kept HTTP connection to the host of a URL, or to a unix socket."""
+    """A kept HTTP connection to the host of a URL, from an address that is this machine's, or to a unix socket."""
 
-    def __init__(self, url: str, unix: str = "") -> None:
+    def __init__(self, url: str, unix: str = "", visitor: str = "127.0.0.1") -> None:
         if unix:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(TIMEOUT)
             self.socket.connect(unix)
         else:
             address = urlsplit(url)
-            self.socket = socket.create_connection((address.hostname, address.port), timeout=TIMEOUT)
+            self.socket = socket.create_connection((address.hostname, address.port), TIMEOUT, (visitor, 0))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as browsers do
         self._buffer = bytearray(1 << 20)
         self._filled = self._skipping = 0
@@ -95,9 +98,9 @@ def request(url: str, headers: str = "Accept-Encoding: gzip\r\n") -> bytes:
     return f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}\r\n".encode()
 
 
-def get(url: str) -> bytes:
+def get(url: str, visitor: str = "127.0.0.1") -> bytes:
     """GET a URL on a connection of its own and return the body. Raises WrongAnswer for any status but 200."""
-    connection = Connection(url)
+    connection = Connection(url, visitor=visitor)
     try:
         connection.socket.sendall(request(url))
         while not (answer := connection.receive()):
@@ -162,13 +165,14 @@ def http_load(url: str, duration: float, whole: int = 1, unix: str = "") -> tupl
 class Session:
     """A Bokeh session as a browser has it: the WebSocket of a token."""
 
-    def __init__(self, app_url: str, token: str, deflate: bool = True) -> None:
+    def __init__(self, app_url: str, token: str, deflate: bool, visitor: str) -> None:
         """Open the WebSocket of the app at app_url and wait for Bokeh's ACK. Raises WrongAnswer when it is refused.
 
         deflate: offer compression, as browsers do.
         """
-        self.socket = Connection(app_url).socket
+        self.socket = Connection(app_url, visitor=visitor).socket
         self.bytes = 0  # received
+        self.bokeh = ""  # the version that made the document
         self._buffer = bytearray()
         self._inflate = None
         self._number = 0
@@ -197,6 +201,7 @@ class Session:
         if contains not in content or not buffers or not (slider := SLIDER.search(content)):
             raise WrongAnswer(f"not the document of the app: {content[:100]}")
         self._slider = slider[1]
+        self.bokeh = version[1] if (version := VERSION.search(content)) else "of no version"
         return content
 
     def move(self, value: float, contains: str = "") -> tuple[str, list[bytes]]:
@@ -284,14 +289,16 @@ def frame(payload: bytes, opcode: int = 1) -> bytes:
 
 def view(url: str, contains: str = "ColumnDataSource", deflate: bool = True) -> Session:
     """View a page with an app, all but the drawing: page, autoload.js where the page asks for it, WebSocket, document."""
-    page, app = get(url), url
+    # each is a visitor with an address of its own, whose first three numbers tell nginx's ip_hash the process
+    visitor = f"127.{(number := next(VISITORS)) // 250 % 250 + 1}.{number % 250}.1"
+    page, app = get(url, visitor), url
     if script := AUTOLOAD.search(page):  # server_document's
         app = script[0].partition(b"bokeh-absolute-url=")[2].decode()
-        page = get(script[0].decode())
+        page = get(script[0].decode(), visitor)
     elif div := EMBEDDED.search(page):  # ours; otherwise it is the app's own page
         app = urljoin(url, div[1].decode())
     if not (token := TOKEN.search(page)):
         raise WrongAnswer(f"{url} has no session: {page[:200]!r}")
-    session = Session(app, token[0].decode(), deflate)
+    session = Session(app, token[0].decode(), deflate, visitor)
     session.pull(contains)
     return session

@@ -1,4 +1,4 @@
-"""The peers that are programs: three ways to serve Flask and Bokeh apps from one process, each as its source shows it.
+"""The peers that are programs: four ways to serve Flask and Bokeh apps from one process, each as its source shows it.
 
 `bench/peers.py` runs them in a folder with the site and its apps.
 """
@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import threading
+from collections.abc import AsyncIterator
 
 from flask import Flask, Response, request
 
@@ -122,6 +124,27 @@ def fastapi() -> object:
     BokehFastAPI(applications(), app=app, websocket_origins=[os.environ["BENCH_ORIGIN"]], **options())
     app.mount("/", WSGIMiddleware(create_app("none")))
     return app
+
+
+def asgi() -> object:
+    """Return an ASGI app with Bokeh's own frontend for ASGI, and Flask.
+
+    https://docs.bokeh.org/en/3.10.0/docs/user_guide/server/library.html
+    """
+    from a2wsgi import WSGIMiddleware
+    from bokeh.server.asgi import BokehASGI
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    bokeh = BokehASGI(applications(), **options())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(site: Starlette) -> AsyncIterator[None]:
+        await bokeh.core.start()
+        yield
+        await bokeh.core.stop()
+
+    return Starlette(routes=[Mount("/bkapp", bokeh), Mount("/", WSGIMiddleware(create_app()))], lifespan=lifespan)
 
 
 if __name__ == "__main__":

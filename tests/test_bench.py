@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from dyno_under_test import ROOT
@@ -19,7 +20,7 @@ def test_a_part_of_the_benchmark_measures_this_dyno(tmp_path: Path) -> None:
         [*command, "--json", str(results)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "| this dyno |" in run.stdout
+    assert f"| this dyno ({version('bokeh')}) |" in run.stdout
     assert "killed" not in run.stderr
     (table,) = json.loads(results.read_text())["parts"]["views"]
     figures = table["rows"]["dyno"]
