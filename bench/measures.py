@@ -12,7 +12,7 @@ from statistics import median, quantiles
 
 from bench import browser
 from bench.client import Session, WrongAnswer, http_load
-from bench.peers import LATER, PEERS, SOON, TITLES, Server, running
+from bench.peers import LATER, PEERS, SOON, TITLES, VERSIONS, Server, running
 
 Part = Callable[["Run"], Iterable["Table"]]
 PARTS: dict[str, Part] = {}
@@ -117,7 +117,7 @@ def flask(run: Run) -> Iterator[Table]:
         table.rows.clear()
         run.in_turns(table, names, once)
     table.promise("p99, of the same gunicorn without nginx", "p99 ms", of=inside, at_most=1.3)
-    table.promise("page/s, of the same gunicorn without nginx", "page/s", of=inside, at_least=0.9)
+    table.promise("CPU of nginx per page, ms", "nginx CPU ms", at_most=0.1)
     yield table
 
 
@@ -141,6 +141,7 @@ def views(run: Run) -> Iterator[Table]:
         run.in_turns(table, names, lambda name: at_once(4, lambda _: servers[name].view().close(), range(8)), rounds=1)
         run.in_turns(table, names, once)
     table.promise("views/s, of nginx and server_document as documented", "view/s", of="nginx", at_least=1.2)
+    table.promise("views/s, of BokehASGI on as many processes", "view/s", of="asgi_nginx", at_least=2)
     table.promise("app runs per view", "runs", at_most=1)
     yield table
 
@@ -163,7 +164,8 @@ def roundtrip(run: Run) -> Iterator[Table]:
         run.in_turns(one, run.peers, alone)
         run.in_turns(fifty, run.peers, together)
     one.promise("of `bokeh serve` over TCP", "p50 ms", of="direct", at_most=0.1)
-    one.promise("of bokeh-fastapi on uvicorn", "p50 ms", of="fastapi", at_most=1.5)
+    quickest = [name for name in run.peers if name != "dyno"]
+    one.promise("of the quickest peer", "p50 ms", of=quickest, at_most=1.3)
     yield one
     yield fifty
 
@@ -212,6 +214,52 @@ def alive(run: Run) -> Iterator[Table]:
 
 
 @part
+def sliders(run: Run) -> Iterator[Table]:
+    """the example's page of the app `sliders` in Chromium, as above, beside `bokeh serve` with the same app"""
+    table = Table(
+        "The sliders page",
+        "The example as it is here, /apps/sliders, and the app's own page of `bokeh serve`; otherwise as above.",
+    )
+    names = ["dyno", "older", "bokeh_serve"] if "dyno" in run.peers else []
+    with running(names, example=True, unused=LATER) as servers, browser.chromium() as visits:
+        run.in_turns(table, names, lambda name: cold_and_warm(visits, servers[name], "sliders"), rounds=1)
+        run.in_turns(table, names, lambda name: table.add(name, cold_and_warm(visits, servers[name], "sliders")))
+    table.promise("cold cache, kB in all", "cold kB", at_most=420)
+    table.promise("cold cache, s, of `bokeh serve`", "cold s", of="bokeh_serve", at_most=0.22)
+    yield table
+
+
+@part
+def versions(run: Run) -> Iterator[Table]:
+    """this dyno on both versions of Bokeh: views, slider, idle memory, bytes of a page"""
+    table = Table(
+        "Two versions of Bokeh",
+        "Each started anew in each round, alone: memory (PSS) a second after the boot, then views, slider and page of the "
+        "app `curve` as above.",
+    )
+
+    def once(name: str) -> None:
+        with running([name], unused=SOON) as servers:
+            server = servers[name]
+            time.sleep(1)
+            idle = server.pss()
+            at_once(4, lambda _: server.view().close(), range(8))
+            viewed, moved = four_visitors(server, run.seconds), one_session(server, run.seconds)
+            with browser.chromium() as visits:
+                seen = cold_and_warm(visits, server, "curve")
+        table.add(name, {
+            "view/s": viewed["view/s"], "runs": viewed["runs"], "CPU ms per view": viewed["CPU ms"],
+            "slider p50 ms": moved["p50 ms"], "idle MB": idle, "cold kB": seen["cold kB"], "cold s": seen["cold s"],
+        })  # fmt: skip
+
+    names = ["older", "dyno"] if "dyno" in run.peers else []
+    run.in_turns(table, names, once)
+    for name in names:
+        table.promise(f"CPU of a view on {VERSIONS[name]}, ms", "CPU ms per view", row=name, at_most=15)
+    yield table
+
+
+@part
 def first(run: Run) -> Iterator[Table]:
     """the first view after the boot beside the tenth"""
     table = Table("The first visitor", "Views one after the other since the boot. tenth: the median of views 8 to 12.")
@@ -242,7 +290,7 @@ def boot(run: Run) -> Iterator[Table]:
         table.add(name, {"boot s": started, "stop s": stopped})
 
     run.in_turns(table, run.chosen("dyno", "nginx", "bokeh_serve"), once)
-    table.promise("boot, of `bokeh serve` alone", "boot s", of="bokeh_serve", at_most=1.2)
+    table.promise("boot, of nginx and server_document as documented", "boot s", of="nginx", at_most=0.9)
     yield table
 
 

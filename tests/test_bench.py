@@ -1,4 +1,4 @@
-"""The benchmark runs: one short part of it, without the peers."""
+"""The benchmark runs: two short parts of it, without the peers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from dyno_under_test import ROOT
 
 
-def test_a_part_of_the_benchmark_measures_this_dyno(tmp_path: Path) -> None:
+def test_two_parts_of_the_benchmark_measure_this_dyno(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    command = [sys.executable, "-m", "bench", "views", "--peers", "dyno", "--rounds", "2", "--seconds", "0.5"]
+    command = [sys.executable, "-m", "bench", "flask", "views", "--peers", "dyno", "--rounds", "2", "--seconds", "0.5"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     run = subprocess.run(
         [*command, "--json", str(results)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
@@ -22,9 +22,12 @@ def test_a_part_of_the_benchmark_measures_this_dyno(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"| this dyno ({version('bokeh')}) |" in run.stdout
     assert "killed" not in run.stderr
-    (table,) = json.loads(results.read_text())["parts"]["views"]
-    figures = table["rows"]["dyno"]
-    assert figures["runs"] == [1, 1]
-    assert all(value > 0 for samples in figures.values() for value in samples)
-    assert all(len(samples) == 2 for samples in figures.values())
-    assert [target["text"] for target in table["targets"]] == ["app runs per view"]
+    parts = json.loads(results.read_text())["parts"]
+    (pages,), (views,) = parts["flask"], parts["views"]
+    for figures in (pages["rows"]["dyno"], views["rows"]["dyno"]):
+        assert all(value > 0 for samples in figures.values() for value in samples)
+        assert all(len(samples) == 2 for samples in figures.values())
+    assert views["rows"]["dyno"]["runs"] == [1, 1]
+    assert [target["text"] for target in views["targets"]] == ["app runs per view"]
+    for alone, everything in zip(*(pages["rows"]["dyno"][name] for name in ("nginx CPU ms", "CPU ms")), strict=True):
+        assert alone < everything
