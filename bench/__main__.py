@@ -24,8 +24,9 @@ from statistics import median
 from dyno_under_test import ROOT
 
 from bench.client import WrongAnswer
-from bench.measures import PARTS, Run, Table, Target
+from bench.measures import PARTS
 from bench.peers import PEERS, TITLES
+from bench.tables import Run, Table, Target
 
 FOLDER = ROOT / "bench"
 PACKAGES = ("bokeh", "tornado", "gunicorn", "flask", "bokeh_fastapi", "uvicorn", "starlette", "a2wsgi", "requests")

@@ -2,95 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from statistics import median, quantiles
+from collections.abc import Iterator
+from statistics import median
 
 from bench import browser
-from bench.client import Session, WrongAnswer, http_load
-from bench.peers import LATER, PEERS, SOON, TITLES, VERSIONS, Server, running
-
-Part = Callable[["Run"], Iterable["Table"]]
-PARTS: dict[str, Part] = {}
-
-
-@dataclass
-class Target:
-    """A promise: the median of the samples is at least, or at most, the limit."""
-
-    text: str
-    samples: list[float]
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def met(self) -> bool:
-        """Return whether the promise is kept."""
-        value = median(self.samples)
-        return (self.at_least or value) <= value <= (value if self.at_most is None else self.at_most)
-
-
-@dataclass
-class Table:
-    """The figures of a part: for each row (a peer's name, or words) and column the samples of all rounds."""
-
-    title: str
-    how: str
-    rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    targets: list[Target] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def add(self, row: str, figures: dict[str, float]) -> None:
-        """Add a sample to each of these columns of a row."""
-        for column, value in figures.items():
-            self.rows.setdefault(row, {}).setdefault(column, []).append(value)
-
-    def promise(self, text: str, column: str, row: str = "dyno", of: str | list[str] = "", **limit: float) -> None:
-        """Hold a figure, or its ratio to that of the row `of` round by round, against a limit; see Target.
-
-        of several rows, which may be missing, the one that is lowest in a round counts.
-        """
-        names = [name for name in ([of] if isinstance(of, str) else of) if name in self.rows]
-        samples, *others = (self.rows.get(name, {}).get(column, []) for name in (row, *names))
-        if of:
-            samples = [mine / min(theirs) for mine, *theirs in zip(samples, *others, strict=False) if theirs]
-        if samples:
-            self.targets.append(Target(text, samples, **limit))
-
-
-@dataclass
-class Run:
-    """What a part is given: the names of the peers, the number of rounds, the seconds of load in each."""
-
-    peers: list[str]
-    rounds: int
-    seconds: float
-
-    def chosen(self, *names: str) -> list[str]:
-        """Return those of the names that are compared; what is no peer by itself always is."""
-        return [name for name in names if name in self.peers or name not in PEERS]
-
-    def in_turns(self, table: Table, names: Iterable[str], once: Callable[[str], None], rounds: int = 0) -> None:
-        """Call once(name) for each name, round after round; a peer that gives a wrong answer is out from then on."""
-        for name in list(names) * (rounds or self.rounds):
-            if name not in table.failures:
-                try:
-                    once(name)
-                except (WrongAnswer, OSError) as error:
-                    table.failures[name] = f"{type(error).__name__}: {error}"
-
-
-def part(measure: Part) -> Part:
-    """Make a function a part of the benchmark; its docstring is what --help says of it."""
-    PARTS[measure.__name__] = measure
-    return measure
-
-
-# --- the parts -------------------------------------------------------------------------------------------------------
+from bench.client import http_load
+from bench.loads import Cpu, at_once, cold_and_warm, four_visitors, moves, one_session, open_sessions, seconds, spread
+from bench.peers import BOTH, TITLES, VERSIONS, peer, running
+from bench.server import LATER, SOON
+from bench.tables import PARTS as PARTS
+from bench.tables import Run, Table, part
 
 
 @part
@@ -116,7 +38,6 @@ def flask(run: Run) -> Iterator[Table]:
         run.in_turns(table, names, lambda name: once(name, 0.3), rounds=1)  # every worker has answered once
         table.rows.clear()
         run.in_turns(table, names, once)
-    table.promise("p99, of the same gunicorn without nginx", "p99 ms", of=inside, at_most=1.3)
     table.promise("CPU of nginx per page, ms", "nginx CPU ms", at_most=0.1)
     yield table
 
@@ -220,7 +141,7 @@ def sliders(run: Run) -> Iterator[Table]:
         "The sliders page",
         "The example as it is here, /apps/sliders, and the app's own page of `bokeh serve`; otherwise as above.",
     )
-    names = ["dyno", "older", "bokeh_serve"] if "dyno" in run.peers else []
+    names = [*BOTH, "bokeh_serve"] if "dyno" in run.peers else []
     with running(names, example=True, unused=LATER) as servers, browser.chromium() as visits:
         run.in_turns(table, names, lambda name: cold_and_warm(visits, servers[name], "sliders"), rounds=1)
         run.in_turns(table, names, lambda name: table.add(name, cold_and_warm(visits, servers[name], "sliders")))
@@ -252,7 +173,7 @@ def versions(run: Run) -> Iterator[Table]:
             "slider p50 ms": moved["p50 ms"], "idle MB": idle, "cold kB": seen["cold kB"], "cold s": seen["cold s"],
         })  # fmt: skip
 
-    names = ["older", "dyno"] if "dyno" in run.peers else []
+    names = BOTH if "dyno" in run.peers else []
     run.in_turns(table, names, once)
     for name in names:
         table.promise(f"CPU of a view on {VERSIONS[name]}, ms", "CPU ms per view", row=name, at_most=15)
@@ -281,7 +202,7 @@ def boot(run: Run) -> Iterator[Table]:
     table = Table("Boot and stop", "Until /healthz answers, elsewhere until every process does; stopped while idle.")
 
     def once(name: str) -> None:
-        server = Server(name)
+        server = peer(name)
         try:
             server.start()
             started = server.wait()
@@ -373,138 +294,3 @@ def compression(run: Run) -> Iterator[Table]:
 
     run.in_turns(table, ["off", "1", "6", "9"], once)
     yield table
-
-
-# --- what they have in common ----------------------------------------------------------------------------------------
-
-
-class Cpu:
-    """How long a block took, and how busy it kept the server and this process, the load generator."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def __enter__(self) -> Cpu:
-        self._servers, self._client = self._server.cpu_seconds(), time.process_time()
-        self._began, self.elapsed = time.perf_counter(), 0.0
-        return self
-
-    def elapse(self) -> None:
-        """End the time of the block here; the server's CPU counts until its end."""
-        self.elapsed = time.perf_counter() - self._began
-        self._client = (time.process_time() - self._client) / self.elapsed
-
-    def __exit__(self, *_: object) -> None:
-        if not self.elapsed:
-            self.elapse()
-        before, self._servers = self._servers, self._server.cpu_seconds()
-        self._servers = {who: self._servers[who] - before[who] for who in before}
-
-    def of_nginx(self, count: int) -> dict[str, float]:
-        """Return the column of nginx's CPU for each of `count`, where there is an nginx."""
-        return {"nginx CPU ms": self._servers["nginx "] * 1e3 / count} if self._servers["nginx "] else {}
-
-    def per(self, count: int, what: str = "") -> dict[str, float]:
-        """Return two columns: the server's CPU for each of `count`; the share of a core that the client was busy."""
-        return {f"{what}CPU ms": self._servers[""] * 1e3 / count, **({} if what else {"client": self._client})}
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def spread(times: list[float], high: int) -> dict[str, float]:
-    """Return two columns: median and a high percentile of these seconds, in ms."""
-    cuts = quantiles(times, n=100)
-    return {"p50 ms": cuts[49] * 1e3, f"p{high} ms": cuts[high - 1] * 1e3}
-
-
-def four_visitors(server: Server, duration: float) -> dict[str, float]:
-    """View the app `curve` four at a time for so many seconds; return the columns."""
-    times, runs, stop = [], server.app_runs(), time.perf_counter() + duration
-
-    def visit(_: int) -> None:
-        while time.perf_counter() < stop:
-            times.append(seconds(lambda: server.view().close()))
-
-    with Cpu(server) as cpu:
-        at_once(4, visit, range(4))
-        cpu.elapse()
-        server.settle()
-    runs = (server.app_runs() - runs) / len(times)
-    return {"view/s": len(times) / cpu.elapsed, **spread(times, 95), "runs": runs, **cpu.per(len(times))}
-
-
-def one_session(server: Server, duration: float) -> dict[str, float]:
-    """Move the slider of a session for so many seconds; return the columns."""
-    times, stop = [], time.perf_counter() + duration
-    with open_sessions(server, 1) as (session,), Cpu(server) as cpu:
-        while time.perf_counter() < stop:
-            times.append(session.move_curve())
-    return {**spread(times, 95), **cpu.per(len(times))}
-
-
-def cold_and_warm(visits: Callable, server: Server, app: str) -> dict[str, float]:
-    """View a page in Chromium with a cold, then with a warm cache; return the columns."""
-    seen = visits(server.view_url(app))
-    return {f"{kind} {what}": value for kind, figures in seen for what, value in figures.items()}
-
-
-def at_once(threads: int, work: Callable, *arguments: Iterable) -> None:
-    """Call work for all the arguments in that many threads. Raises the first error."""
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, *arguments))
-
-
-@contextlib.contextmanager
-def open_sessions(server: Server, count: int) -> Iterator[list[Session]]:
-    """Open sessions of the app `curve`, eight at a time, and close them in the end; those that fail are not there."""
-    opened: list[Session] = []
-    errors: list[Exception] = []
-
-    def work(_: int) -> None:
-        if len(errors) > 10:
-            return
-        try:
-            opened.append(server.view())
-        except (WrongAnswer, OSError) as error:
-            errors.append(error)
-
-    try:
-        at_once(8, work, range(count))
-        if errors:
-            print(
-                f"bench: {server.name}: {count - len(opened)} of {count} sessions failed: {errors[0]!r}",
-                file=sys.stderr,
-            )
-        yield opened
-    finally:
-        for session in opened:
-            session.close()
-
-
-def moves(sessions: list[Session], per_second: float, duration: float) -> tuple[list[float], int]:
-    """Move the slider of each session so many times a second, all at moments of their own.
-
-    Returns the seconds of each round trip, and how many sessions did not get their answer.
-    """
-    times: list[float] = []
-    errors: list[Exception] = []
-    began = time.perf_counter()
-
-    def work(session: Session, moment: float) -> None:
-        try:
-            while moment < duration:
-                time.sleep(max(0.0, began + moment - time.perf_counter()))
-                times.append(session.move_curve())
-                moment += 1 / per_second
-        except (WrongAnswer, OSError) as error:
-            errors.append(error)
-
-    at_once(len(sessions), work, sessions, [number / len(sessions) / per_second for number in range(len(sessions))])
-    if not times:
-        raise WrongAnswer(f"no session got an answer: {errors[:1]}")
-    return times, len(errors)

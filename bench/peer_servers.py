@@ -141,8 +141,10 @@ def asgi() -> object:
     @contextlib.asynccontextmanager
     async def lifespan(site: Starlette) -> AsyncIterator[None]:
         await bokeh.core.start()
-        yield
-        await bokeh.core.stop()
+        try:
+            yield
+        finally:
+            await bokeh.core.stop()
 
     return Starlette(routes=[Mount("/bkapp", bokeh), Mount("/", WSGIMiddleware(create_app()))], lifespan=lifespan)
 
