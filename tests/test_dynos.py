@@ -110,9 +110,7 @@ def assert_the_page_has_its_own_scripts(page: Page, deploy: Deploy) -> int:
     return int(bokehjs)
 
 
-def test_in_a_deploy_every_page_gets_the_scripts_that_it_was_made_for(
-    deploy: Deploy, browser, record_property
-) -> None:
+def test_in_a_deploy_every_page_gets_the_scripts_that_it_was_made_for(deploy: Deploy, browser, record_property) -> None:
     assert not set(versions(deploy.dynos[0])) & set(versions(deploy.dynos[1]))
     seen, sent_round, wrong = [], [], []
 

@@ -53,7 +53,11 @@ def version(data: bytes) -> str:
     ],
 )
 def test_a_file_comes_in_the_coding_that_is_accepted(site: Dyno, accepted: str, coding: str | None) -> None:
-    for path in (f"js/bokeh.min.js?v={hashlib.sha512(BOKEH).hexdigest()}", f"{version(BOKEH)}/js/bokeh.min.js", "dyno.js"):
+    for path in (
+        f"js/bokeh.min.js?v={hashlib.sha512(BOKEH).hexdigest()}",
+        f"{version(BOKEH)}/js/bokeh.min.js",
+        "dyno.js",
+    ):
         answer = site.get(f"/bkapp/static/{path}", Accept_Encoding=accepted)
         assert answer.status == 200
         assert answer.headers.get("content-encoding") == coding
@@ -277,7 +281,9 @@ def test_a_running_dyno_keeps_its_files(project: Path, packages: Packages, dyno:
     time.sleep(1)
     subprocess.run(["sh", "-c", "kill -HUP $(cat run/lock)"], cwd=project, check=True)  # nothing that nginx holds open
     one.wait_for_log("nginx reloads")
-    assert [one.get(url, Accept_Encoding=coding).body for url in urls for coding in ("br", "gzip", "identity")] == before
+    assert [
+        one.get(url, Accept_Encoding=coding).body for url in urls for coding in ("br", "gzip", "identity")
+    ] == before
 
 
 def test_a_dyno_that_was_killed_leaves_nothing_that_the_next_one_does_not_clear(project: Path, dyno: MakeDyno) -> None:
