@@ -50,8 +50,8 @@ def views(run: Run) -> Iterator[Table]:
         "Page, autoload.js where the page asks for it, WebSocket, document; four visitors at a time. "
         "runs: how often the app's code ran per view. A session is dropped a second after its visitor has left, so that "
         "its end is part of the figures (CPU ms: all of it). Each visitor has an address of its own, by which nginx's "
-        "ip_hash chooses the process: Bokeh's documentation asks for such an affinity with several workers of an ASGI "
-        "server. Without it the page works, but the app runs once more where the WebSocket comes to the other process.",
+        "ip_hash chooses the process, for a session lives in one. Without such an affinity (--workers 2) the page works, "
+        "but the app runs once more where the WebSocket comes to the other process.",
     )
     names = [*run.peers, *(["asgi_workers"] if "asgi_nginx" in run.peers else [])]
     with running(names, unused=SOON) as servers:

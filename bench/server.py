@@ -114,8 +114,11 @@ class Server:
     # --- for the measures ---
 
     def start(self, **options: object) -> None:
-        """Start its processes; see `wait`. options are those of its adapter."""
-        self._urls = self._adapter(self, **options)
+        """Start its processes; see `wait`. options are those of its adapter. Raises WrongAnswer when that fails."""
+        try:
+            self._urls = self._adapter(self, **options)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise WrongAnswer(f"{self.name} does not start: {error}") from error
 
     def fail(self, error: Exception) -> None:
         """Note why it does not run: whoever asks it for something is told so."""
