@@ -15,7 +15,7 @@ import bokeh.util.paths
 import playwright
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import ROOT, Dyno, wait_for
+from dyno_under_test import Dyno, wait_for
 
 MakeDyno = Callable[..., Dyno]
 JS = bokeh.util.paths.static_path() / "js"

@@ -264,7 +264,7 @@ def test_of_several_at_once_all_have_what_they_need(packages: Packages) -> None:
 
 def test_a_running_dyno_keeps_its_files(project: Path, packages: Packages, dyno: MakeDyno) -> None:
     one = dyno(project).start()
-    urls = re.findall(r'src="([^"]+)"', one.get("/with/counter").text) + ["/bkapp/static/js/bokeh-gl.min.js"]
+    urls = [*re.findall(r'src="([^"]+)"', one.get("/with/counter").text), "/bkapp/static/js/bokeh-gl.min.js"]
     assert len(urls) == 4
     before = [one.get(url, Accept_Encoding=coding).body for url in urls for coding in ("br", "gzip", "identity")]
     old = time.time() - 4000
