@@ -151,7 +151,12 @@ def _endless(start: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         while True:
             try:
-                return start()
+                start()
+                # Bokeh 3.10 runs the loop once more to stop in it, which nothing may stop; the master sees to its end
+                asyncio.get_event_loop().remove_signal_handler(signal.SIGINT)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                return
             except (SystemExit, KeyboardInterrupt, CostlyError) as stop:
                 logging.getLogger(__name__).error("a task of an app: %r", stop, exc_info=stop)
 

@@ -140,7 +140,13 @@ def page(browser) -> Iterator:
     context = browser.new_context(ignore_https_errors=True, viewport={"width": 1000, "height": 900})
     page = context.new_page()
     page.complaints = complaints = []
-    page.on("console", lambda message: message.type == "error" and complaints.append(f"console: {message.text}"))
+
+    def note(message) -> None:
+        # what changes while the connection is being lost is sent for nothing, and entered again later
+        if message.type == "error" and message.text != "WebSocket is already in CLOSING or CLOSED state.":
+            complaints.append(f"console: {message.text}")
+
+    page.on("console", note)
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
     page.on("requestfailed", lambda request: complaints.append(f"request failed: {request.url} {request.failure}"))
     page.on("response", lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"))

@@ -7,7 +7,7 @@ from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import Dyno, wait_for
 
 # Time goes TIMES as fast for the page's timers, which are noted; its WebSockets are kept, and may be made otherwise
-TIMES = 50
+TIMES = 100
 BEFORE = """
   window.waits = []
   window.sockets = []
@@ -59,8 +59,9 @@ def prepare(page, ready: str = "") -> None:
     page.add_init_script(BEFORE.replace("READY", ready))
 
 
-@pytest.mark.parametrize("below", ["/with/", "/bkapp/"])
-@pytest.mark.parametrize("step", SENTENCES)
+@pytest.mark.parametrize(
+    ("step", "below"), [*((step, "/with/") for step in SENTENCES), ("connect", "/bkapp/"), ("no BokehJS", "/bkapp/")]
+)
 def test_what_always_fails_ends_with_a_sentence(site: Dyno, page, step: str, below: str) -> None:
     ready, sentence, most = SENTENCES[step]
     prepare(page, ready)

@@ -69,7 +69,9 @@ def forged(change: str) -> str:
         ),
         "foreign session": lambda: generate_jwt_token("a" * 44, **good, expiration=600),
         "tampered": lambda: "A" + generate_jwt_token(session, **good, expiration=600)[1:],
-        "tampered signature": lambda: generate_jwt_token(session, **good, expiration=600)[:-2] + "AA",
+        "tampered signature": lambda: re.sub(
+            r"\.(.)", lambda first: f".{'AB'[first[1] == 'A']}", generate_jwt_token(session, **good, expiration=600)
+        ),
         "expired": lambda: generate_jwt_token(session, **good, expiration=-1),
         "own signature": lambda: payload.rstrip("=") + ".c2lnbmVk",
         "empty": lambda: "",
