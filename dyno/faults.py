@@ -89,8 +89,8 @@ class Faults:
 
     def alone_since(self, then: float) -> bool:
         """Return whether only this thread of this worker has run code of apps since `then`, in time.monotonic()."""
-        first = 2 * THREADS * self._in_worker
-        others = (place for place in range(first, first + 2 * THREADS, 2) if place != self._place())
+        first, mine = 2 * THREADS * self._in_worker, self._place()
+        others = (place for place in range(first, first + 2 * THREADS, 2) if place != mine)
         return not any(self._running[place] or self._running[place + 1] > then for place in others)
 
     def name(self, app: int) -> str:

@@ -84,6 +84,9 @@ class Budget:
         self._memory, self._size, self._more, self._seconds = memory, size, more, seconds
         self._faults = faults
         self._armed = False
+        self._mine = (
+            threading.local()
+        )  # .applies: whether this thread applies what a visitor sent, and no callback runs
         self._large: weakref.WeakSet[Document] = weakref.WeakSet()  # whose message may take memory
         self._failed: weakref.WeakSet[Document] = weakref.WeakSet()  # with an error of a callback
         # while armed: how many bytes may be allocated in all, and until when of this thread's CPU time
@@ -202,7 +205,8 @@ class Budget:
 
         def transform_no_file(image: visual.Image, value: object):
             # a text may be the name of a file; a browser has none to show us
-            return value if isinstance(value, str) and self._is_reading() else transform(image, value)
+            visitors = self._is_reading() or getattr(self._mine, "applies", False)
+            return value if isinstance(value, str) and visitors else transform(image, value)
 
         Deserializer.decode, visual.Image.transform = decode_within, transform_no_file
         serialization.gzip = self  # what is used of it are compress and decompress
@@ -213,19 +217,24 @@ class Budget:
         invoke: Callable = callbacks.invoke_with_curdoc  # through which every callback of an app is called
 
         def invoke_aside(doc: Document, function: Callable):
+            applies, self._mine.applies = getattr(self._mine, "applies", False), False
             try:
                 with self.laid_aside() if self._is_reading() else contextlib.nullcontext():
                     return invoke(doc, function)
             except Exception:
                 self._failed.add(doc)
                 raise
+            finally:
+                self._mine.applies = applies
 
         def apply(doc: Document, function: Callable):
             before, then = self._memory.resident(), time.monotonic()
+            self._mine.applies = True
             try:
                 with self.spent(doc):
                     return invoke(doc, function)
             finally:
+                self._mine.applies = False
                 if self._faults.alone_since(then):  # or who knows whose it is
                     self.added[doc] = self.added.get(doc, 0) + self._memory.resident() - before
 

@@ -329,3 +329,19 @@ def test_no_file_of_the_server_is_sent_to_a_visitor(fragile: Dyno) -> None:
         websocket.send_message({"events": [model("CustomAction", n, icon=path) for n, path in enumerate(paths)]})
         assert "hunter2" not in websocket.document()
         assert b"hunter2" not in websocket.received
+
+
+def test_no_file_of_the_server_is_sent_as_the_icon_of_a_tool_either(fragile: Dyno) -> None:
+    """A tool is in the document already: such a message is short, and Bokeh 3.10 would read it in a thread."""
+    (fragile.folder / "bokeh_app" / "private.svg").write_text("<svg>hunter2</svg>")
+    with WebSocket(fragile, f"{ATTACKER}251") as websocket:
+        assert websocket.is_acknowledged()
+        tool = re.search(
+            r'"name": ?"(?:Pan|WheelZoom|BoxZoom|Save|Reset)Tool", ?"id": ?"([^"]+)"', websocket.document()
+        )
+        for path in ("bokeh_app/private.svg", str(fragile.folder / "bokeh_app" / "private.svg")):
+            change = {"kind": "ModelChanged", "model": {"id": tool[1]}, "attr": "icon", "new": path}
+            websocket.send_message({"events": [change]})
+        document = websocket.document()
+        assert "hunter2" not in document
+        assert base64.b64encode(b"<svg>hunter2</svg>").decode() not in document
