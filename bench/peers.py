@@ -57,7 +57,11 @@ def dyno(
     procfile = server.folder / "Procfile.dyno"
     procfile.write_text(procfile.read_text().rstrip() + f" {bokeh}{dropping(unused)}\n")
     build = {**os.environ, "PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
-    subprocess.run([server.folder / "bin" / "post_compile"], env=build, check=True, capture_output=True)
+    built = subprocess.run(
+        [server.folder / "bin" / "post_compile"], env=build, capture_output=True, text=True, check=False
+    )
+    if built.returncode:
+        raise WrongAnswer(f"bin/post_compile: {built.stderr[-2000:]}")
     line = procfile_line(server.folder)
     server.run(f"/bin/sh -c 'exec {line}'", venv=str(venv), PORT=str(port), **UNLIMITED, **env)
     site = f"http://127.0.0.1:{port}"
