@@ -228,13 +228,16 @@ def memory(run: Run) -> Iterator[Table]:
         "PSS of all processes, each peer alone, a second after its boot. The example: this dyno as it is here.",
     )
 
-    def weigh(name: str) -> None:
-        with running([name], **({"example": True} if name == "the example" else {})) as servers:
-            time.sleep(1)
-            idle.add(name, {"MB": servers[name].pss(), "processes": len(servers[name].processes())})
+    example = f"the example ({VERSIONS['dyno']})"
 
-    run.in_turns(idle, [*run.peers, *(["the example"] if "dyno" in run.peers else [])], weigh)
-    idle.promise("MB, idle, 2 + 2 workers, the example's apps", "MB", row="the example", at_most=190)
+    def weigh(name: str) -> None:
+        options = {"example": True} if name == example else {}
+        with running([who := "dyno" if options else name], **options) as servers:
+            time.sleep(1)
+            idle.add(name, {"MB": servers[who].pss(), "processes": len(servers[who].processes())})
+
+    run.in_turns(idle, [*run.peers, *([example] if "dyno" in run.peers else [])], weigh)
+    idle.promise("MB, idle, 2 + 2 workers, the example's apps", "MB", row=example, at_most=190)
     yield idle
 
     growth = Table(
