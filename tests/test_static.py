@@ -278,7 +278,6 @@ def test_a_running_dyno_keeps_its_files(project: Path, packages: Packages, dyno:
     refused = dyno(project).launch()
     assert refused.wait() == 1
     shutil.rmtree(project / ".static")
-    time.sleep(1)
     subprocess.run(["sh", "-c", "kill -HUP $(cat run/lock)"], cwd=project, check=True)  # nothing that nginx holds open
     one.wait_for_log("nginx reloads")
     assert [
