@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ SUMS = "sums"  # beside the files: their sha256, by which a folder is known to b
 
 def source() -> Path:
     """Return the static folder of the installed bokeh package, without importing it."""
-    return Path(find_spec("bokeh").submodule_search_locations[0]) / "server" / "static"
+    return private.FOLDER / "server" / "static"
 
 
 def _originals() -> dict[str, Path]:

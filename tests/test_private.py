@@ -87,6 +87,10 @@ def test_a_bokeh_that_is_too_old_is_refused_with_what_to_write(project: Path, ve
         assert re.fullmatch(line, result.stderr), result.stderr
 
 
+def test_what_is_to_be_written_is_what_requirements_txt_has() -> None:
+    assert re.search(rf"^{re.escape(private.PINS)};", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("version", "newer"), [("3.9.0", False), ("3.10.9", False), ("3.11.0rc1", True), ("4.0.0", True)]
 )
