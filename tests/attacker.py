@@ -241,10 +241,6 @@ class Neighbour:
         """Return what was answered but 200."""
         return [outcome for outcome, _ in self.answers if outcome != 200]
 
-    def slowest(self) -> float:
-        """Return the seconds that the slowest answer took."""
-        return max((seconds for _, seconds in self.answers), default=0.0)
-
     def figures(self) -> str:
         """Return how long it had to wait, in one line."""
         waited = sorted(1000 * seconds for _, seconds in self.answers)

