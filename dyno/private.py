@@ -99,6 +99,8 @@ USES = {
             f"{TORNADO}._abort": "self",
             f"{TORNADO}._read_bytes": "self n",
             f"{TORNADO}._receive_frame": "self",
+            f"{TORNADO}._write_frame": "self fin opcode data flags",
+            f"{TORNADO}.write_message": "self message binary",
         },
     ),
     "scripts": Use(  # dyno/static.py
