@@ -13,22 +13,22 @@ import gc
 gc.disable()  # until everything is imported: collecting after every few hundred of Bokeh's classes costs a sixth of it
 
 import asyncio
-import json
 import os
 import signal
 import sys
-import threading
+import time
 import traceback
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
 if __name__ == "__main__":
-    from dyno import buildpack, idle, private
+    from dyno import buildpack, idle, private, sigterm
     from dyno.log import print_whole_lines
 
     print_whole_lines()  # before the imports, for logging takes what sys.stderr is then
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
+    sigterm.disregard()
     buildpack.stand_in()
     if os.environ.get("BOKEH_UPSTREAM"):
         sys.exit(idle.main())
@@ -45,44 +45,58 @@ import bokeh
 import numpy.ma  # noqa: F401 (Bokeh imports it for the first array, which makes cycles that hold on to the app's module)
 import psutil
 from bokeh.application import Application
+from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
 from bokeh.application.handlers.handler import Handler
-from bokeh.resources import Resources
-from bokeh.server.contexts import ApplicationContext
+from bokeh.core.templates import FILE
+from bokeh.core.templates import get_env as bokeh_templates
+from bokeh.embed import server as bokeh_pages
+from bokeh.embed.bundle import Bundle
+from bokeh.server.views import autoload_js_handler
 from bokeh.server.views.static_handler import StaticHandler
-from bokeh.util.token import get_session_id
 from jinja2 import Template
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
-from tornado.ioloop import IOLoop
 
-from dyno import apps, private, settings, static, tokens
-from dyno.faults import AppHandler, Faults
+from dyno import apps, fork, health, needs, private, settings, static, warm
+from dyno.app import App
+from dyno.faults import Faults
 from dyno.log import one_line
 from dyno.master import BokehError, Master
 from dyno.reading import Memory
-from dyno.worker import Worker
+from dyno.worker import Forget, Worker
 
 if private.has("defaults"):
     import dyno.properties  # noqa: F401 (for its effect)
 
 
+# Apps that cannot be shared, as the process found that was this one before (_start_anew), and those that have ended it or
+# did not end, as the start script found
+NOT_SHARED, SUSPECT = "DYNO_NOT_SHARED", "DYNO_SUSPECT"
+
+
 class _PageScript(Handler):
     """Has dyno/page.js show an app's own page, whatever its template, as it shows an app in a page of the site.
 
-    It takes the place of Bokeh's script, and only the parts of BokehJS that the document needs that of all.
+    It takes the place of Bokeh's script, and only what the document needs that of all of BokehJS. A template that has the tags
+    of BokehJS itself leaves `bokeh_js` out: so the script stands a second time where Bokeh's would be.
     """
 
     TEMPLATE = Template("""
 {%- extends app_page -%}
-{%- set needed = scripts() -%}
-{%- set bokeh_js -%}
+{%- set found = needs() -%}
+{%- set script -%}
 <script src="{{ page_script }}" data-bokeh-app="{{ app_path }}" data-bokeh-token="{{ doc.token }}"
   data-bokeh-roots="{{ roots | map(attribute="elementid") | join(" ") }}"
-  data-bokeh-later="{{ all_scripts | reject("in", needed) | list | tojson | forceescape }}"></script>
-{%- for script in needed %}
-<script{{ script | xmlattr }}></script>
+  data-bokeh-later="{{ all_scripts | reject("in", found.scripts) | list | tojson | forceescape }}"></script>
+{%- endset -%}
+{%- set bokeh_js -%}
+{{ script }}
+{%- for style in found.styles %}
+<link rel="stylesheet" href="{{ style | e }}">
+{%- endfor %}
+{%- for tag in found.scripts %}
+<script{{ tag | xmlattr }}></script>
 {%- endfor %}
 {%- endset -%}
-{%- set plot_script = "" -%}
+{%- set plot_script = script -%}
 """)
 
     def __init__(self, values: Mapping[str, object], path: str, all_scripts: list[dict[str, str]]) -> None:
@@ -96,73 +110,125 @@ class _PageScript(Handler):
 
     def modify_document(self, doc) -> None:
         this = weakref.ref(doc)  # a reference to it from itself would keep it until the garbage collector comes
-        doc.template_variables.update(
-            self._variables, scripts=lambda: static.scripts(self._values, this()), app_page=doc.template
-        )
+        page = doc.template or FILE
+        if isinstance(page, str):  # blocks of a page, as Bokeh takes them
+            page = bokeh_templates().from_string("{% extends base %}\n" + page)
+        doc.template_variables.update(self._variables, needs=lambda: self._needs(this()), app_page=page)
         doc.template = self.TEMPLATE
 
+    def _needs(self, doc) -> needs.Needs:
+        # what is to be compiled comes with the document: the worker has others to answer
+        return needs.of(self._values, doc) if needs.is_known(doc) else needs.of(self._values)
 
-def load(
-    values: Mapping[str, object], faults: Faults
-) -> tuple[dict[str, Application], dict[str, list[dict[str, str]]]]:
-    """Make every app and run it once: the workers share its imports, and the first visitor waits for none.
 
-    Returns the applications by their path, and by app name the scripts that its document needs (by "": all of BokehJS).
-    Raises BokehError, naming the file and the line, when an app cannot run. Meanwhile RUN_DIR/trying holds the app's
-    name, for the start script to tell which one never ends, or ends the process. With BOKEH_WARM=0 none is run.
-    """
-    applications, scripts = {}, {"": static.scripts(values)}
-    for path in (static.source() / "js").glob("*.min.js"):
-        StaticHandler.append_version(f"js/{path.name}")  # Bokeh hashes each once; before the fork, it is done for all
-    prefix, trying = values["BOKEH_PREFIX"], Path(str(values["RUN_DIR"]), "trying")
-    for number, (name, folder) in enumerate(zip(apps.names(), apps.folders(), strict=True), 1):
+def _bundle_of_page(_objects, _resources) -> Bundle:
+    """Stand in for what Bokeh finds for an app's own page, which is in our template: all classes' scripts, compiled now."""
+    return Bundle()
+
+
+def _bundle_of_autoload(objects, resources) -> Bundle:
+    """Do as Bokeh's for autoload.js, but do not end the worker because of a model that cannot be compiled."""
+    try:
+        return _bundle_for_all(objects, resources)
+    except SystemExit:
+        return Bundle(js_files=resources.js_files, js_raw=resources.js_raw)
+
+
+_bundle_for_all = getattr(autoload_js_handler, "bundle_for_objs_and_resources", None)
+if private.has("pages"):
+    bokeh_pages.bundle_for_objs_and_resources = _bundle_of_page
+    autoload_js_handler.bundle_for_objs_and_resources = _bundle_of_autoload
+
+
+class Apps:
+    """All apps, tried before the port opens as far as that is safe."""
+
+    def __init__(self, values: Mapping[str, object], faults: Faults) -> None:
+        self._values, self._faults = values, faults
+        self._run_dir = Path(str(values["RUN_DIR"]))
+        self._all_scripts = needs.of(values).scripts
+        self.applications: dict[str, Application] = {}  # by path
+        self.for_workers: list[str] = []  # names of those that each worker has to try by itself
+        self._not_shared = _names(NOT_SHARED)
+        self._suspect = _names(SUSPECT)
+
+    def load(self) -> None:
+        """Make every app and run it once: the workers share its imports, and the first visitor waits for none.
+
+        What fails is told, and that app's pages say so; what leaves something that must not be shared by fork is left to each
+        worker, as is an app with hooks, whose on_server_loaded would come first. With BOKEH_WARM=0 none is run. Meanwhile
+        RUN_DIR/trying holds the app's name, for the start script to tell which one never ends, or ends the process. Raises
+        BokehError when no app can run.
+        """
+        for line in apps.strays():
+            print(line, flush=True)
+        for module, (one, other, *_) in apps.twins().items():
+            print(
+                f"bokeh_app/{one.name} and bokeh_app/{other.name} both have a module {module}: each app is run with its own; "
+                f"with an empty __init__.py beside it, `from . import {module}` is sure in callbacks, too", flush=True,
+            )  # fmt: skip
+        for file in (static.source() / "js").glob("*.min.js"):
+            StaticHandler.append_version(f"js/{file.name}")  # Bokeh hashes each once; before the fork, that is for all
+        needs.save(self._run_dir, "", needs.of(self._values))
+        failed, left = [], {}
+        for number, path in enumerate(apps.paths(), 1):
+            name = apps.name(path)
+            app = App(path, self._run_dir, self._faults, number)
+            self.applications[f"/{name}"] = application = self._make(name, app)
+            if name in self._suspect:
+                self._faults.suspect(name)
+                failed.append((name, "it ended the whole process, or did not end"))
+            elif self._values["BOKEH_WARM"] and private.has("warm") and fork.CAN_SEE:
+                if app.has_hooks or name in self._not_shared:
+                    self.for_workers.append(name)
+                elif problem := self._try(app, application, name, left):
+                    failed.append((name, problem))
+        for name, problem in failed:
+            print(f"error: bokeh_app/{name} cannot run: {problem}", file=sys.stderr, flush=True)
+            health.note_failure(self._run_dir, name, problem)
+        if len(failed) == len(self.applications):
+            raise BokehError("no app of bokeh_app/ can run")
+        if left:
+            _start_anew(left, self._not_shared)
+
+    def _make(self, name: str, app: App) -> Application:
+        handlers = [app]
+        if private.has("pages"):
+            handlers.append(_PageScript(self._values, f"{self._values['BOKEH_PREFIX']}/{name}", self._all_scripts))
+        # Bokeh would add the first of these itself, which calls what is to be called before the second
+        return Application(*handlers, DocumentLifecycleHandler(), Forget())
+
+    def _try(self, app: App, application: Application, name: str, left: dict[str, str]) -> str:
+        """Run an app once; return what is wrong with it, if anything is. Into `left` goes what it leaves in this process."""
+        trying, process = self._run_dir / "trying", psutil.Process()
         trying.write_text(name)
+        before, began, size, problem = fork.Before(), time.monotonic(), process.memory_info().rss, ""
         try:
-            handlers = [AppHandler(folder, faults, number)]
-            if private.has("pages"):
-                handlers.append(_PageScript(values, f"{prefix}/{name}", scripts[""]))
-            applications[f"/{name}"] = application = Application(*handlers)
-            # with hooks, on_server_loaded would come first, and what it starts (threads) does not survive the fork
-            has_hooks = any((folder / hooks).exists() for hooks in ("app_hooks.py", "server_lifecycle.py"))
-            if values["BOKEH_WARM"] and not has_hooks and private.has("warm"):
-                before = threading.enumerate()
-                scripts[name] = asyncio.run(_try(application, name, values))
-                if left := [thread.name for thread in threading.enumerate() if thread not in before]:
-                    print(
-                        f"bokeh_app/{name} has started {left[0]}, which the workers are forked without: "
-                        "BOKEH_WARM=0 if they need it", flush=True,
-                    )  # fmt: skip
-        except (Exception, SystemExit) as error:  # a file in another encoding, say
-            raise BokehError(f"bokeh_app/{name} cannot run: {one_line(traceback.format_exc())}") from error
-        finally:
-            trying.unlink()
-        for handler in application.handlers:
-            if handler.failed:
-                raise BokehError(f"bokeh_app/{name} cannot run: {one_line(handler.error_detail or handler.error)}")
-    return applications, scripts
+            asyncio.run(warm.run(application, name, self._values))
+        except (Exception, SystemExit):  # a template that cannot be rendered, say
+            problem = one_line(traceback.format_exc())
+        trying.unlink()
+        if app.failed:
+            problem = one_line(app.error_detail or app.error)
+        if what := before.left():
+            seconds, more = time.monotonic() - began, max(0, process.memory_info().rss - size) / 1e6
+            left[name] = (
+                f"leaves {what} behind, which a fork must not share: each worker runs it by itself, {more:.0f} MB and "
+            )
+            left[name] += f"{seconds:.1f} s more for each"
+        return problem
 
 
-async def _try(application: Application, name: str, values: Mapping[str, object]) -> list[dict[str, str]]:
-    from bokeh.embed.server import server_html_page_for_session
-
-    context = ApplicationContext(application, io_loop=IOLoop.current(), url=f"/{name}")
-    application.on_server_loaded(context.server_context)
-    token = tokens.mint(60)
-    start_line = RequestStartLine("GET", f"/{name}", "HTTP/1.1")
-    headers = HTTPHeaders({"Host": "localhost"})
-    request = HTTPServerRequest(start_line=start_line, headers=headers, connection=_NoConnection())
-    session = await context.create_session_if_needed(get_session_id(token), request, token)
-    scripts = static.scripts(values, session.document)
-    document = session.document
-    document.to_json()
-    # its own page, whose template may fail
-    server_html_page_for_session(session, Resources("server"), name, document.template, document.template_variables)
-    session.destroy()
-    return scripts
+def _names(variable: str) -> list[str]:
+    return list(filter(None, os.environ.get(variable, "").split(",")))
 
 
-class _NoConnection:
-    context = None
+def _start_anew(left: Mapping[str, str], not_shared: list[str]) -> None:
+    """Become a process that has run none of the apps that leave something behind. The same one, for honcho."""
+    for name, what in left.items():
+        print(f"bokeh_app/{name} {what}", flush=True)
+    os.environ[NOT_SHARED] = ",".join([*not_shared, *left])
+    fork.execute_again()
 
 
 def main(arguments: list[str]) -> int:
@@ -176,11 +242,12 @@ def main(arguments: list[str]) -> int:
         faults = Faults(apps.names(), int(values["BOKEH_WORKERS"]))
         if line := private.warning(bokeh.__version__):
             print(line, flush=True)
-        applications, scripts = load(values, faults)
+        found = Apps(values, faults)
+        found.load()
         if values["BOKEH_WARM"]:
             # Bokeh's checks of each document, which only log, have had their say: they are a tenth of a view's CPU
             os.environ.setdefault("BOKEH_VALIDATE_DOC", "0")
-        (run_dir / "scripts.json").write_text(json.dumps(scripts))
+        gc.unfreeze()  # dyno/fork.py
         gc.collect()
         Memory().give_back()
         gc.freeze()  # what the workers share stays shared: the collector would write to every page
@@ -188,7 +255,7 @@ def main(arguments: list[str]) -> int:
         size, limit = psutil.Process().memory_info().rss / 1e6, int(values["BOKEH_MAX_MEMORY"])
         if 0 < limit < size:
             raise BokehError(f"BOKEH_MAX_MEMORY={limit} is below what the apps take without a visitor: {size:.0f} MB")
-        Master(values, Worker(values, applications, faults, arguments).run, faults).run()
+        Master(values, Worker(values, found.applications, found.for_workers, faults, arguments).run, faults).run()
     except (settings.SettingsError, apps.AppsError, BokehError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

@@ -21,7 +21,7 @@ from werkzeug.exceptions import RequestURITooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wsgi import ClosingIterator
 
-from dyno import apps, health, settings, static, tokens
+from dyno import apps, health, needs, settings, static, tokens
 
 if TYPE_CHECKING:
     from bokeh.model import Model
@@ -47,7 +47,7 @@ class BokehApps:
         if not self._settings["BOKEH_SECRET_KEY"]:  # `flask run`, or a test's client: there is no dyno
             os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
         self._prefix = self._settings["BOKEH_PREFIX"]
-        self._scripts_file = Path(self._settings["RUN_DIR"], "scripts.json")
+        self._run_dir = Path(self._settings["RUN_DIR"])
         app.extensions["bokeh_apps"] = self
         app.jinja_env.globals.update(
             bokeh_app=self.embed, bokeh_scripts=self.scripts, bokeh_url=self.url, bokeh_app_names=self.names
@@ -72,7 +72,7 @@ class BokehApps:
         tokens.mint(60)
         static.versions()
         if self._settings["BOKEH_UPSTREAM"]:
-            self._all_scripts  # noqa: B018 (kept)
+            self._all  # noqa: B018 (kept)
 
     def url(self, name: str, arguments: Mapping[str, str] | None = None) -> str:
         """Return the path of an app's own page, where arguments reach the app as those of `embed` do."""
@@ -101,9 +101,9 @@ class BokehApps:
             raise LookupError(f"bokeh_app/ has no app {name!r}")
         arguments = {key: [value] for key, value in (arguments or {}).items()}
         token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, self._renews(name), name)
-        needed, later = self._scripts(name)
+        needed, later = self._needs(name)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
-            self._tags([{"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}, *needed]),
+            self._tags(needed, {"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}),
             self.url(name),
             token,
             json.dumps(later),
@@ -123,34 +123,38 @@ class BokehApps:
             return response
         return current_app.make_response(current_app.handle_http_exception(RequestURITooLarge()))
 
-    def _scripts(self, name: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-        """Return the scripts that app `name` needs, as found when it was run at boot, and the rest of BokehJS.
+    def _needs(self, name: str) -> tuple[needs.Needs, list[dict[str, str]]]:
+        """Return what app `name` needs, as found when it was first run, and the rest of BokehJS.
 
-        For an app that was not, those that most apps need: dyno/page.js loads of the rest what proves to be missing.
+        For an app that was not, those scripts that most apps need: dyno/page.js loads what proves to be missing.
         """
-        try:
-            found = json.loads(self._scripts_file.read_text())
-        except OSError:  # the Bokeh server is elsewhere
-            found = {"": self._all_scripts}
-        usual = [tag for tag in found[""] if not re.search(r"/bokeh-(gl|tables|mathjax)\b", tag["src"])]
-        needed = found.get(name, usual)
-        return needed, [tag for tag in found[""] if tag not in needed]
+        everything = needs.saved(self._run_dir, "") or self._all  # None when the Bokeh server is elsewhere
+        found = needs.saved(self._run_dir, name)
+        if not found:
+            usual = [tag for tag in everything.scripts if not re.search(r"/bokeh-(gl|tables|mathjax)\b", tag["src"])]
+            found = needs.Needs(usual, [])
+        return found, [tag for tag in everything.scripts if tag not in found.scripts]
 
     @functools.cached_property
-    def _all_scripts(self) -> list[dict[str, str]]:
-        return static.scripts(self._settings)
+    def _all(self) -> needs.Needs:
+        return needs.of(self._settings)
 
     def scripts(self, *models: Model) -> Markup:
-        """Return the script tags of the BokehJS bundles that `models` need (of all when none is given)."""
-        return self._tags(static.scripts(self._settings, *models))
+        """Return the tags of the BokehJS bundles, and of what else `models` need (of all BokehJS when none is given)."""
+        return self._tags(needs.of(self._settings, *models))
 
     @staticmethod
-    def _tags(scripts: list[dict[str, str]]) -> Markup:
-        """Return the tags of scripts, given their attributes, each once per page, however many apps are on it."""
-        seen = g.setdefault("bokeh_scripts", [])
-        fresh = [script for script in scripts if script not in seen]
+    def _tags(found: needs.Needs, *before: dict[str, str]) -> Markup:
+        """Return the tags of stylesheets and scripts, each once per page, however many apps are on it."""
+        seen = g.setdefault("bokeh_tags", [])
+        fresh = [one for one in (*found.styles, *before, *found.scripts) if one not in seen]
         seen += fresh
-        return Markup("").join(Markup("<script defer{}></script>\n").format(_attributes(script)) for script in fresh)
+        return Markup("").join(
+            Markup('<link rel="stylesheet" href="{}">\n').format(one)
+            if isinstance(one, str)
+            else Markup("<script defer{}></script>\n").format(_attributes(one))
+            for one in fresh
+        )
 
     def _renews(self, name: str) -> str:
         """Return the token that dyno/page.js holds for this very app on the page, when it asks for the page again."""

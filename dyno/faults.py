@@ -10,20 +10,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import logging
 import mmap
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
-from bokeh.application.handlers.directory import DirectoryHandler
-from bokeh.core.templates import FILE
 from bokeh.document import callbacks
 from bokeh.document.document import Document
-from bokeh.models import Div
 
 from dyno import private
 
@@ -31,7 +25,6 @@ OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
 WITHIN_SECONDS = 60.0
 OFF_SECONDS, LONGEST_OFF = 60.0, 3600.0
 THREADS = 64  # of a worker that run code of apps, at most; from Bokeh 3.10 on callbacks run in several
-log = logging.getLogger(__name__)
 
 
 class AppError(RuntimeError):
@@ -120,6 +113,14 @@ class Faults:
                 print(f"bokeh_app/{self.name(app)} is off for {seconds:.0f} s: it has ended workers", flush=True)
         return self.name(app)
 
+    def of(self, doc: Document, app: int) -> None:
+        """Note that the callbacks of a document are code of that app."""
+        _apps[doc] = self, app
+
+    def suspect(self, name: str) -> None:
+        """Note that an app has not come to an end before anybody opened it: the next worker that it ends turns it off."""
+        self._off_for[self._names.index(name) + 1] = OFF_SECONDS / 2
+
     def is_off(self, name: str) -> bool:
         """Return whether the app of this name is off."""
         return time.monotonic() < self._off_until[self._names.index(name) + 1]
@@ -142,45 +143,6 @@ class _Steps:
                 step, value = self._coroutine.send, (yield future)
             except BaseException as error:
                 step, value = self._coroutine.throw, error
-
-
-class AppHandler(DirectoryHandler):
-    """An app, a folder of bokeh_app/, whose code ends nothing but itself."""
-
-    def __init__(self, folder: Path, faults: Faults, number: int) -> None:
-        """Read the app in `folder`; number is its place among the names that `faults` was made with, from 1."""
-        self._faults, self._number = faults, number
-        self._stopped = ""  # the traceback of what would have ended the worker
-        super().__init__(filename=str(folder))
-
-    failed = property(lambda self: bool(self._stopped) or super().failed)
-    error_detail = property(lambda self: self._stopped or super().error_detail)
-
-    def modify_document(self, doc: Document) -> None:
-        _apps[doc] = self._faults, self._number
-        self._stopped = ""
-        try:
-            self._faults.call(self._number, super().modify_document, doc)
-        except AppError as error:
-            stop = error.__cause__
-            self._stopped = "".join(traceback.format_exception(type(stop), stop, stop.__traceback__.tb_next))
-            log.error("%s\n%s", error, self._stopped)
-        if self.failed:  # the log says why
-            doc.clear()
-            doc.template = FILE
-            doc.add_root(Div(text="This plot could not be made.", name="dyno-failed"))
-
-    def on_server_loaded(self, server_context):
-        return self._faults.call(self._number, super().on_server_loaded, server_context)
-
-    def on_session_created(self, session_context):
-        return self._faults.call(self._number, super().on_session_created, session_context)
-
-    def on_session_destroyed(self, session_context):
-        return self._faults.call(self._number, super().on_session_destroyed, session_context)
-
-    def process_request(self, request):
-        return self._faults.call(self._number, super().process_request, request)
 
 
 _apps: weakref.WeakKeyDictionary[Document, tuple[Faults, int]] = weakref.WeakKeyDictionary()

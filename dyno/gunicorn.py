@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import flask
 import gunicorn.errors
 import gunicorn.glogging
 import jinja2
+import psutil
 
-from dyno import buildpack, health, settings
+from dyno import buildpack, fork, health, settings, sigterm
 from dyno.log import Discreet, one_line, print_whole_lines
 from dyno.signals import outlived
 
@@ -26,6 +28,7 @@ buildpack.stand_in()
 _settings = settings.read()
 print_whole_lines()
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's comes later
+sigterm.disregard()
 # not by gunicorn's pidfile, which it writes when the site is imported: a site that cannot be is noticed at once
 Path(_settings["RUN_DIR"], "flask.pid").write_text(str(os.getpid()))
 
@@ -42,13 +45,16 @@ gc.disable()  # until the site is imported (when_ready): collecting during the i
 bind = f"unix:{os.path.join(_settings['RUN_DIR'], 'flask.sock')}"
 umask = 0o077  # of the socket, and of what the site writes; gunicorn's default lets everybody write to both
 workers = _settings["WEB_CONCURRENCY"]
+GRACEFUL = signal.SIGUSR2  # between gunicorn's master and its workers, for SIGTERM is the platform's
 # threads, so that a slow page does not keep its worker from answering others
 worker_class = "gthread"
 threads = 16
 # seconds; above the 60 for which nginx keeps a connection that it does not use
 keepalive = 75
-# imported once, then forked: the workers share what the import made, and a site that cannot be imported ends the boot
-preload_app = workers > 0
+# imported once, then forked: the workers share what the import made, and a site that cannot be imported ends the boot.
+# Unless it leaves something that must not be shared by fork (on_starting)
+NOT_SHARED = "DYNO_SITE_NOT_SHARED"
+preload_app = workers > 0 and fork.CAN_SEE and not os.environ.pop(NOT_SHARED, "")
 # nginx lets lines of 32 kB pass, for a browser's cookies can come to that; gunicorn's own limits are 4094 and 8190
 limit_request_line = 0
 limit_request_field_size = 32768
@@ -56,6 +62,8 @@ limit_request_field_size = 32768
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
 
+_before, _began = fork.Before(), time.monotonic()
+_size = psutil.Process().memory_info().rss
 _deaths = health.Deaths()
 # shared with the workers: by age, those that end because of max_requests, and the requests that each is answering
 _retired, _answering = mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)
@@ -72,30 +80,33 @@ class logger_class(gunicorn.glogging.Logger):
 
 
 def on_starting(server):
-    """Drop the access log that Heroku's Python buildpack turns on: nginx logs every request already.
-
-    It sets GUNICORN_CMD_ARGS="--access-logfile -", which costs a fifth of the requests per second and says all twice.
-    """
+    """See whether the site may be shared by fork, and have gunicorn stop its workers in a way that the platform does not."""
+    if server.cfg.preload_app and (left := _before.left()):
+        more, seconds = (psutil.Process().memory_info().rss - _size) / 1e6, time.monotonic() - _began
+        print(
+            f"the site leaves {left} behind, which a fork must not share: each worker of gunicorn makes it by itself, "
+            f"{more:.0f} MB and {seconds:.1f} s for each", flush=True,
+        )  # fmt: skip
+        os.environ[NOT_SHARED] = "1"
+        fork.execute_again()
+    # Heroku's Python buildpack turns the access log on, with GUNICORN_CMD_ARGS="--access-logfile -": that costs a fifth of
+    # the requests per second, and nginx logs them already
     if os.environ.get("GUNICORN_CMD_ARGS", "").strip() == "--access-logfile -":
         server.cfg.set("accesslog", None)
         server.log.setup(server.cfg)
+    if "DYNO_PID" in os.environ:
+        kill = server.kill_worker
+        server.kill_worker = lambda pid, number: kill(pid, GRACEFUL if number == signal.SIGTERM else number)
 
 
 def when_ready(server):
-    """Compile the site's templates and make a token, for the first visitor would wait for both; share all of it.
-
-    The garbage collector would write to every page of memory that was made before the fork.
-    """
-    if isinstance(site := server.app.wsgi(), flask.Flask):
-        bokeh_apps = site.extensions.get("bokeh_apps")
-        if not bokeh_apps and "DYNO_PID" in os.environ:  # gunicorn alone may run any site
-            sys.exit(f"error: {server.app.app_uri} has no Bokeh apps: give it BokehApps(app), from dyno.embed")
-        for name in site.jinja_env.list_templates():
-            with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
-                site.jinja_env.get_template(name)
-        if bokeh_apps:
-            bokeh_apps.warm()
+    """Prepare the site, which the workers share."""
+    sigterm.disregard()  # gunicorn has just set its own handler
+    if server.cfg.preload_app or not workers:
+        _prepare(server.app.wsgi())
     sys.excepthook = sys.__excepthook__
+    gc.unfreeze()  # dyno/fork.py
+    # the garbage collector would write to every page of memory that was made before the fork
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -103,8 +114,28 @@ def when_ready(server):
         _stop_with_the_start_script(os.getpid())
 
 
+def _prepare(site):
+    """Compile the site's templates and make a token, for the first visitor would wait for both."""
+    if isinstance(site, flask.Flask):
+        bokeh_apps = site.extensions.get("bokeh_apps")
+        if not bokeh_apps and "DYNO_PID" in os.environ:  # gunicorn alone may run any site
+            sys.exit("error: the site has no Bokeh apps: give it BokehApps(app), from dyno.embed")
+        for name in site.jinja_env.list_templates():
+            with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
+                site.jinja_env.get_template(name)
+        if bokeh_apps:
+            bokeh_apps.warm()
+
+
 def post_worker_init(worker):
-    """Watch the start script; a thread in a worker, for the master forks."""
+    """Have the worker stop gracefully at another signal, and watch the start script; a thread here, for the master forks."""
+    if "DYNO_PID" in os.environ:
+        signal.signal(GRACEFUL, worker.handle_exit)
+        signal.siginterrupt(GRACEFUL, False)
+        sigterm.disregard()
+    fork.reseed()
+    if not worker.cfg.preload_app:
+        _prepare(worker.wsgi)
     _stop_with_the_start_script(worker.ppid)
 
 
@@ -149,5 +180,5 @@ def child_exit(server, worker):
     if answering:
         server.log.error("a worker died while it answered %d requests", answering)
     elif not retired and _deaths.too_many():
-        server.kill_workers(signal.SIGKILL)  # deaf to SIGTERM; gunicorn would wait 30 s for them, its port closed
+        server.kill_workers(signal.SIGKILL)  # gunicorn would wait 30 s for them, its port closed
         raise gunicorn.errors.HaltServer(f"{health.DEATHS} workers died within {health.DEATHS_SECONDS} s", 1)

@@ -8,6 +8,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 DEATHS = 6  # within DEATHS_SECONDS: a worker that will not get better
 DEATHS_SECONDS = 60
@@ -103,12 +104,27 @@ def missing(asked: list[Probe], names: list[str], settings: dict[str, object]) -
     return [probe for probe in asked if probe[0] in names and not (enough and probe in elsewhere)]
 
 
+def note_failure(run_dir: Path, app: str, problem: str) -> None:
+    """Note that an app could not run before the port opened, for /healthz, until it can."""
+    (run_dir / "failed").mkdir(exist_ok=True)
+    (run_dir / "failed" / app).write_text(problem)
+
+
+def forget_failure(run_dir: Path, app: str) -> None:
+    """Note that an app can run after all."""
+    (run_dir / "failed" / app).unlink(missing_ok=True)
+
+
 def report(settings: dict[str, object], app: str) -> tuple[bool, str]:
-    """Ask the Bokeh workers; return whether all is well, and what /healthz says: ok, and a line for each silent one."""
+    """Ask the Bokeh workers; return whether all is well, and what /healthz says: ok, and a line for each silent one
+    and each app that could not run."""
     asked = bokeh_probes(settings, app)
     names = silent(asked)
     well = not missing(asked, names, settings)
-    return well, "ok\n" * well + "".join(f"{name} does not answer\n" for name in names)
+    failed = sorted(Path(str(settings["RUN_DIR"]), "failed").glob("*"))
+    lines = [f"{name} does not answer\n" for name in names]
+    lines += [f"bokeh_app/{file.name} could not run at the start\n" for file in failed]
+    return well, "ok\n" * well + "".join(lines)
 
 
 class Deaths:

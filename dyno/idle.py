@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from dyno import buildpack, settings, static
+from dyno import buildpack, settings, sigterm, static
 from dyno.signals import Inbox, outlived
 
 
@@ -15,10 +15,10 @@ def main() -> int:
     values = settings.read()
     run_dir = Path(str(values["RUN_DIR"]))
     static.link(run_dir)
-    inbox = Inbox(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    inbox = Inbox(signal.SIGUSR1, *(stops := sigterm.stops()))
     (run_dir / "bokeh.pid").write_text(str(os.getpid()))
     print(f"no worker here: Bokeh is at {', '.join(values['BOKEH_UPSTREAM'])}", flush=True)
     announced = False
-    while not inbox.wait(1.0) & {signal.SIGINT, signal.SIGTERM} and not outlived(str(run_dir)):
+    while not inbox.wait(1.0) & stops and not outlived(str(run_dir)):
         announced = announced or buildpack.announce(values)
     return 0

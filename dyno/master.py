@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 import psutil
 
-from dyno import buildpack, health
+from dyno import buildpack, health, sigterm
 from dyno.faults import Faults
 from dyno.signals import Inbox, outlived
 
@@ -41,7 +42,8 @@ class Master:
         self._heartbeats = mmap.mmap(-1, 8 * (len(self._deaths) + 1))  # shared with the workers
         self._started: dict[int, float] = {}
         self._run_dir = str(values["RUN_DIR"])
-        self._inbox = Inbox(signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._stops = sigterm.stops()
+        self._inbox = Inbox(signal.SIGCHLD, signal.SIGUSR1, *self._stops)
 
     def run(self) -> None:
         """Fork the workers and replace those that end, hang or outgrow their limit; return when told to stop.
@@ -55,7 +57,7 @@ class Master:
             while True:
                 announced = announced or buildpack.announce(self._values)
                 signals = self._inbox.wait(1.0)
-                if {signal.SIGINT, signal.SIGTERM} & signals or outlived(self._run_dir):
+                if self._stops & signals or outlived(self._run_dir):
                     return
                 if signal.SIGUSR1 in signals:
                     self._signal_all(signal.SIGUSR1)
@@ -103,6 +105,8 @@ class Master:
             if self._ending and self._ending[0] == pid:
                 _, how, _ = self._ending
                 self._ending = None
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # what its apps have started, a pool of processes, say
             app = self._faults.blame(number)
             if not app and self._deaths[number].too_many():
                 raise BokehError(f"worker {number} {how}; {health.DEATHS} times within {health.DEATHS_SECONDS} s")

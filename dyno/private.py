@@ -103,11 +103,13 @@ USES = {
             f"{TORNADO}.write_message": "self message binary",
         },
     ),
-    "scripts": Use(  # dyno/static.py
+    "scripts": Use(  # dyno/needs.py
         "only the scripts that a page needs, BOKEH_RESOURCES=cdn and models of an app's own",
         {
             "bokeh.embed.bundle:Bundle.__init__": "self js_files js_raw css_files css_raw hashes",
             "bokeh.embed.bundle:bundle_for_objs_and_resources": "objs resources",
+            "bokeh.embed.bundle:extension_dirs": "",
+            "bokeh.resources:Resources._resolve": "self kind",
         },
     ),
     "pages": Use(  # dyno/bokeh.py

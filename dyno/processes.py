@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from dyno import sigterm
 from dyno.signals import Inbox, die_with_parent
 
 
@@ -27,20 +28,28 @@ class Processes:
         self._firsts: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
     def start(self, name: str, command: list[str], **options) -> subprocess.Popen:
-        """Start a child; options are those of Popen. It ends when this process is killed.
+        """Start a child, deaf to SIGTERM; options are those of Popen. It ends when this process is killed.
 
         It gets a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in
         order.
         """
-        process = subprocess.Popen(command, start_new_session=True, preexec_fn=self._in_child, **options)
+        deafen = self._shield if name == "nginx" else sigterm.block
+
+        def in_child() -> None:
+            die_with_parent()
+            if deafen:
+                deafen()
+
+        process = subprocess.Popen(command, start_new_session=True, preexec_fn=in_child, **options)
         process.returncode = 0  # reaped below, with the orphans; Popen would wait for it a second time
         self._pids[process.pid] = name
         return process
 
-    def _in_child(self) -> None:
-        die_with_parent()
-        if self._shield:
-            self._shield()
+    def forget(self) -> None:
+        """Begin anew: what there was has been killed."""
+        self._began = self._looked = time.monotonic()
+        self._pids.clear()
+        self._firsts.clear()
 
     def pid(self, name: str) -> int | None:
         """Return the pid of a child, None when it has ended or never was."""
@@ -97,10 +106,16 @@ class Processes:
                     self._firsts.setdefault(process.pid, (name, parent.pid))
 
     def wait_for(self, name: str | None, seconds: float) -> bool:
-        """Wait until child `name`, or every process below this one, is gone; return whether it is."""
+        """Wait until child `name`, or every process below this one, is gone; return whether it is.
+
+        Of all, those are told to end whose parent has ended: a pool of processes of an app, say.
+        """
         end = time.monotonic() + seconds
         while True:
             self.reap()
+            if not name:
+                orphans = [process for process in self._below() if _parent(process.pid) == os.getpid()]
+                _signal_all(signal.SIGTERM, [process for process in orphans if process.pid not in self._pids])
             if not (self.pid(name) if name else self._below()):
                 return True
             if time.monotonic() > end:

@@ -1,9 +1,16 @@
-"""The shield against SIGTERM: what is started behind it does not hear the signal, nor does anything that it starts.
+"""The shield against SIGTERM, which Heroku sends to every process of a dyno: only the start script heeds it.
 
-Heroku sends SIGTERM to every process of a dyno. nginx drops its requests at that, and honcho kills its children 5 s
-after the first has stopped. A seccomp filter that answers rt_sigaction(SIGTERM, …) with success and does nothing,
-loaded while SIGTERM is ignored and before exec, leaves it ignored for good: only the start script hears it, and stops
-all in order. The price: nothing behind the shield can be stopped with SIGTERM (it takes SIGINT or SIGQUIT).
+nginx drops its requests at that, and honcho kills its children 5 s after the first has stopped. So the start script stops all
+in order, and what it has started does not hear the signal. There are three ways not to:
+
+nginx unblocks and handles the signal itself: a seccomp filter that answers rt_sigaction(SIGTERM, …) with success and does
+nothing, loaded while SIGTERM is ignored and before exec, leaves it ignored for good. All that is started behind it would be
+as deaf.
+
+COMMAND, that is honcho, is started with the signal blocked, and leaves it so.
+
+gunicorn's and Bokeh's processes, which honcho starts, handle it by doing nothing (`disregard`). What they themselves start,
+and what the code of a page or an app does, hears SIGTERM as it does anywhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +19,38 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+
+
+def block() -> None:
+    """Have this process, and what it executes, not hear SIGTERM until that is unblocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def disregard() -> None:
+    """Have this process do nothing at SIGTERM, as long as our start script is there to stop it in another way.
+
+    Its children hear the signal: those that are executed, for no handler outlives that, and those that are forked.
+    """
+    if "DYNO_PID" in os.environ:
+        signal.signal(signal.SIGTERM, _nothing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def stops() -> set[signal.Signals]:
+    """Return the signals that stop a process of ours: SIGTERM is one when no start script of ours would stop it."""
+    return {signal.SIGINT} if "DYNO_PID" in os.environ else {signal.SIGINT, signal.SIGTERM}
+
+
+def _nothing(*_) -> None:
+    pass
+
+
+def _hear() -> None:
+    if signal.getsignal(signal.SIGTERM) is _nothing:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_hear)
 
 
 def shield() -> tuple[Callable[[], None] | None, str]:

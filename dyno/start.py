@@ -37,6 +37,8 @@ PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
 LINGER_SECONDS = 1.0
 DRAIN_SECONDS = 21.0
 STOP_SECONDS = 4.0
+# the part of BOOT_TIMEOUT that one app may take, until the others are served without it
+LONGEST_TRY = 0.5
 # bytes of a line of nginx's, as of everybody's: MAX_PRINTED in dyno/log.py, whose import takes 20 ms
 MAX_LINE = 10_000
 
@@ -95,10 +97,15 @@ def own(run_dir: Path) -> object:
     lock.truncate(0)
     lock.write(str(os.getpid()))  # for dyno.signals.outlived
     lock.flush()
-    # of a dyno that was killed
-    for leftover in (path for name in ("*.sock", "*.pid", "trying", "scripts.json") for path in run_dir.glob(name)):
-        leftover.unlink()
+    clean_up(run_dir)  # what a dyno that was killed has left
     return lock
+
+
+def clean_up(run_dir: Path) -> None:
+    """Remove what a run of COMMAND has left in the run folder."""
+    for name in ("*.sock", "*.pid", "trying", "needs/*", "failed/*"):
+        for leftover in run_dir.glob(name):
+            leftover.unlink()
 
 
 class Dyno:
@@ -148,8 +155,7 @@ class Dyno:
         self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         self._processes = Processes(self._run_dir, self._inbox, shield)
         try:
-            say(f"starting {' '.join(self._command)}")
-            self._processes.start("COMMAND", self._command)
+            self._start_command()
             if self._wait and (code := self._until_ready()) is not None:
                 return code
             if (code := self._start_nginx()) is not None:
@@ -157,6 +163,20 @@ class Dyno:
             return self._until_something_stops()
         finally:
             self._stop()
+
+    def _start_command(self) -> None:
+        say(f"starting {' '.join(self._command)}")
+        self._processes.start("COMMAND", self._command)
+
+    def _start_without(self, app: str, why: str) -> None:
+        """Start COMMAND again, with an app not tried before it is opened that has kept the others from being served."""
+        say(f"error: bokeh_app/{app} cannot run: it {why}; starting again without trying it")
+        self._processes.kill()
+        self._processes.wait_for(None, STOP_SECONDS)
+        self._processes.forget()
+        clean_up(self._run_dir)
+        os.environ["DYNO_SUSPECT"] = ",".join(filter(None, [os.environ.get("DYNO_SUSPECT"), app]))
+        self._start_command()
 
     def _take(self, erb: subprocess.Popen) -> None:
         """Make what erb renders nginx's configuration, once nginx has tested it; what fails leaves that as it is."""
@@ -210,7 +230,12 @@ class Dyno:
             if signal.SIGHUP in signals:
                 self._reload()
             if gone := self._processes.gone():
+                if gone == "bokeh" and (app := self._tried()):
+                    self._start_without(app, "ends the whole process")
+                    continue
                 return self._report_gone(gone)
+            if self._tried(LONGEST_TRY * self._settings["BOOT_TIMEOUT"]):
+                self._start_without(self._tried(), f"still runs after {LONGEST_TRY:.0%} of BOOT_TIMEOUT")
             probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
         return None
 
@@ -236,15 +261,14 @@ class Dyno:
                 self._reload()
 
     def _report_gone(self, name: str) -> int:
-        if name == "bokeh" and (app := self._tried()):
-            say(f"error: bokeh_app/{app} cannot run: it ends the whole process")
         say(f"{name} or its parent is gone: stopping the dyno")
         return 1
 
-    def _tried(self) -> str:
-        """Return the name of the app that the `bokeh` process is trying, or was when it ended; else nothing."""
+    def _tried(self, seconds: float = 0.0) -> str:
+        """Return the name of the app that the `bokeh` process is trying, or was when it ended, for so long; else nothing."""
         with contextlib.suppress(OSError):
-            return (self._run_dir / "trying").read_text()
+            trying = self._run_dir / "trying"
+            return trying.read_text() if time.time() - trying.stat().st_mtime >= seconds else ""
         return ""
 
     def _report(self, name: str, code: int) -> int:

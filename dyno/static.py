@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import gzip
@@ -11,17 +10,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dyno import private
 from dyno.settings import ROOT
-
-if TYPE_CHECKING:
-    from bokeh.document import Document
-    from bokeh.model import Model
 
 CACHE = ROOT / ".static"
 PAGE_SCRIPT = Path(__file__).parent / "page.js"
@@ -118,33 +111,6 @@ def _clean_up(cache: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another thread does the same
             if old.stat().st_mtime < time.time() - 3600:
                 shutil.rmtree(old, ignore_errors=True)
-
-
-def scripts(values: Mapping[str, object], *objects: Model | Document) -> list[dict[str, str]]:
-    """Return the attributes of the script tags that `objects` need, of all of BokehJS when none is given.
-
-    values are the settings. The files are ours, or with BOKEH_RESOURCES=cdn those of Bokeh's CDN, with their hashes. Models
-    of the app's own (`__implementation__`), which Bokeh compiles, are a script in a data: URL.
-    """
-    if not private.has("scripts"):
-        names = (f"js/bokeh{part}.min.js" for part in ("", "-gl", "-widgets", "-tables", "-mathjax"))
-        return [{"src": f"{values['BOKEH_PREFIX']}/static/{versioned(name)}"} for name in names if name in versions()]
-    # imported here: a site without static plots saves 40 MB and most of a second at boot
-    from bokeh.embed.bundle import bundle_for_objs_and_resources
-    from bokeh.resources import Resources
-
-    if values["BOKEH_RESOURCES"] == "cdn":
-        resources = Resources(mode="cdn")
-    else:
-        resources = Resources(mode="server", root_url=f"{values['BOKEH_PREFIX']}/", path_versioner=versioned)
-    bundle = bundle_for_objs_and_resources(objects or None, resources)
-    tags = [{"src": str(url)} for url in bundle.js_files]
-    for tag in tags:
-        if digest := bundle.hashes.get(tag["src"]):
-            tag.update(integrity=f"sha384-{digest}", crossorigin="anonymous")
-    for code in bundle.js_raw[len(resources.js_raw) :]:
-        tags.append({"src": f"data:text/javascript;base64,{base64.b64encode(code.encode()).decode()}"})
-    return tags
 
 
 def link(run_dir: Path) -> None:

@@ -16,6 +16,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketProtocol13
 
+from dyno import needs
 from dyno.faults import Faults
 from dyno.gate import OFF, FullError
 from dyno.reading import Budget, Memory
@@ -42,6 +43,7 @@ class Limits:
 
     def __init__(self, values: Mapping[str, object], max_message_size: int, faults: Faults) -> None:
         """Take what is allowed from the settings; max_message_size is in bytes."""
+        self.values = values
         self.memory = Memory()
         self._at_first = self.memory.resident()
         self._message_memory = int(values["BOKEH_MESSAGE_MEMORY"]) * 1_000_000
@@ -329,6 +331,21 @@ class WebSocket(WSHandler):
             self.limits.budget.expect(session.document, message.content_json)
         return await super()._handle(message)
 
+    async def _needs(self) -> dict[str, object]:
+        """Return what the page has to load for this document, when some of its models are not Bokeh's own."""
+        document = self.session.document
+        if not needs.has_own(document):
+            return {}
+        try:
+            found = await asyncio.to_thread(
+                needs.of, self.limits.values, document
+            )  # it may compile, which takes seconds
+        except Exception:
+            log.exception("what a document needs cannot be told")
+            self.end_session(OFF)
+            return {}
+        return found._asdict()
+
     def _too_much(self, what: str) -> None:
         log.error("A message has taken too much %s: its session ends", what)
         self.application.auth_provider.room.offended(self._address)
@@ -368,7 +385,9 @@ class WebSocket(WSHandler):
             await super().send_message(message)
             return
         request = self.connection.protocol.create("PULL-DOC-REQ")
-        message.metadata = {"document": request.header["msgid"]}
+        message.metadata = {"document": request.header["msgid"], **await self._needs()}
+        if self.ws_connection is None:
+            return
         await super().send_message(message)
         if self.ws_connection is None:  # the visitor has left already
             return

@@ -12,23 +12,30 @@ import os
 import signal
 import sys
 import time
+import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 from bokeh.application import Application
+from bokeh.application.handlers.handler import Handler
 from bokeh.command.subcommands.serve import Serve
+from bokeh.core.has_props import _default_resolver as resolver
+from bokeh.document import Document
 from bokeh.document import document as bokeh_document
 from bokeh.document.modules import DocumentModuleManager
+from bokeh.model import Model
 from bokeh.server.server import Server
-from bokeh.server.urls import per_app_patterns
+from bokeh.server.urls import per_app_patterns, toplevel_patterns
 from bokeh.server.views.ws import WSHandler
 from tornado.ioloop import PeriodicCallback
 from tornado.web import RequestHandler
 
-from dyno import apps, health, private, settings
+from dyno import apps, fork, health, private, settings, sigterm, warm
 from dyno.faults import Faults
 from dyno.gate import Gate, Room
-from dyno.log import Discreet
+from dyno.log import Discreet, one_line
 from dyno.master import BokehError
 from dyno.reading import CostlyError
 from dyno.websocket import Limits, WebSocket
@@ -71,14 +78,22 @@ class Worker(Serve):
     """`bokeh serve` for applications that exist already, through the hooks that it has for this."""
 
     def __init__(
-        self, values: Mapping[str, object], applications: dict[str, Application], faults: Faults, further: list[str]
+        self,
+        values: Mapping[str, object],
+        applications: dict[str, Application],
+        untried: list[str],
+        faults: Faults,
+        further: list[str],
     ) -> None:
         """Serve applications, by their path; values are the settings, further is what to add to `options`.
+
+        untried: names of the apps that this worker has to run by itself before anybody opens them.
 
         Raises BokehError when something in further is not an option of `bokeh serve`.
         """
         self._values = values
         self._applications = applications
+        self._untried = untried
         self._faults = faults
         parser = _Parser(prog="python -m dyno.bokeh")
         super().__init__(parser=parser)
@@ -92,10 +107,12 @@ class Worker(Serve):
 
     def run(self, number: int, beat: Callable[[], None]) -> None:
         """Serve as worker `number` until a signal comes; beat is called every second."""
+        os.setpgid(0, 0)  # what its apps start is in this group, and goes with it
+        sigterm.disregard()
         self._beat = beat
         self._faults.in_worker(number)
-        if "numpy.random" in sys.modules:  # or all workers would draw the same numbers
-            sys.modules["numpy.random"].seed()
+        per_app_patterns[:], toplevel_patterns[:] = PATTERNS  # Panel, imported by any app, puts its own there
+        fork.reseed()
         for name in ("unix_socket", "log_format"):
             setattr(self._args, name, getattr(self._args, name).replace("{number}", str(number)))
         self.invoke(self._args)
@@ -142,7 +159,16 @@ class Worker(Serve):
         every_second()
         PeriodicCallback(every_second, 1000).start()
         server.io_loop.start = _endless(server.io_loop.start)
+        self._trying = loop.create_task(self._try())
         return server
+
+    async def _try(self) -> None:
+        """Run the apps that could not be run before the fork. Who is sent here meanwhile waits, as for the app itself."""
+        for name in self._untried:
+            try:
+                await warm.run(self._applications[f"/{name}"], name, self._values, is_loaded=True)
+            except (Exception, SystemExit):
+                print(f"error: bokeh_app/{name} cannot run: {one_line(traceback.format_exc())}", file=sys.stderr)
 
 
 def _endless(start: Callable[[], None]) -> Callable[[], None]:
@@ -151,11 +177,12 @@ def _endless(start: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         while True:
             try:
+                sigterm.disregard()  # Bokeh would stop at it
                 start()
                 # Bokeh 3.10 runs the loop once more to stop in it, which nothing may stop; the master sees to its end
                 asyncio.get_event_loop().remove_signal_handler(signal.SIGINT)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                sigterm.disregard()
                 return
             except (SystemExit, KeyboardInterrupt, CostlyError) as stop:
                 logging.getLogger(__name__).error("a task of an app: %r", stop, exc_info=stop)
@@ -193,20 +220,38 @@ class _Collector:
         return True
 
 
-def _forget_modules(manager: DocumentModuleManager) -> None:
-    """Do as Bokeh's `destroy`, without a search of all objects for somebody who refers to a module."""
-    for module in manager._modules:
-        sys.modules.pop(module.__name__, None)
-        module.__dict__.clear()
+class Forget(Handler):
+    """Clears an app's module when its session has ended and has been told so: what is called then is of that module."""
+
+    def modify_document(self, doc: Document) -> None:
+        """Do nothing."""
+
+    async def on_session_destroyed(self, session_context) -> None:
+        """Forget what the session's document was made by."""
+        modules = _ended.pop(session_context._document, [])
+        names = {module.__name__ for module in modules}
+        # the classes that they have defined; Bokeh would keep them, and look for their modules
+        for cls in [cls for cls in Model.model_class_reverse_map.values() if cls.__module__ in names]:
+            resolver.remove(cls)
+        for module in modules:
+            sys.modules.pop(module.__name__, None)
+            module.__dict__.clear()
+
+
+def _end_modules(manager: DocumentModuleManager) -> None:
+    """Stand in for Bokeh's `destroy`, without a search of all objects for somebody who refers to a module."""
+    _ended[manager._document()] = manager._modules
     manager._modules = []
 
 
+_ended: weakref.WeakKeyDictionary[Document, list[ModuleType]] = weakref.WeakKeyDictionary()
 # Bokeh goes through all objects of the process twice whenever a session ends: 300 that nobody was connected to any more
 # ended together in 41 s, in which the worker did nothing else; and at boot it would take as long as running the apps.
 COLLECTOR = _Collector()
 if private.has("ends"):
     bokeh_document.gc = COLLECTOR
-    DocumentModuleManager.destroy = _forget_modules
+    DocumentModuleManager.destroy = _end_modules
 
 if private.has("websocket"):
     per_app_patterns[:] = [(path, WebSocket if handler is WSHandler else handler) for path, handler in per_app_patterns]
+PATTERNS = list(per_app_patterns), list(toplevel_patterns)
