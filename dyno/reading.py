@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gzip
 import importlib
+import inspect
 import os
 import re
 import resource
@@ -23,13 +24,14 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 from bokeh.core import serialization
 from bokeh.core.property import visual
 from bokeh.core.serialization import DeserializationError, Deserializer
 from bokeh.document import callbacks
 from bokeh.document.document import Document
+from bokeh.document.events import MessageSentEvent
 from bokeh.protocol.message import Message
 from bokeh.server import session
 
@@ -89,6 +91,7 @@ class Budget:
         )  # .applies: whether this thread applies what a visitor sent, and no callback runs
         self._large: weakref.WeakSet[Document] = weakref.WeakSet()  # whose message may take memory
         self._failed: weakref.WeakSet[Document] = weakref.WeakSet()  # with an error of a callback
+        self._told: weakref.WeakSet[Document] = weakref.WeakSet()  # whose page has been told of one that no message called
         # while armed: how many bytes may be allocated in all, and until when of this thread's CPU time
         self._data, self._end = 0, 0.0
         self.unpacked = 0  # bytes
@@ -124,6 +127,17 @@ class Budget:
         failed = doc in self._failed
         self._failed.discard(doc)
         return failed
+
+    def _tell(self, doc: Document) -> None:
+        """Tell the page, once, that a callback has failed that no message called, which no ERROR answers.
+
+        In a callback of its own: what this one has changed is not sent (Bokeh 3.9).
+        """
+        if doc not in self._told:
+            self._told.add(doc)
+            message = MessageSentEvent(doc, "dyno-failed", None)
+            with contextlib.suppress(RuntimeError, AttributeError):  # the session is about to end
+                doc.add_next_tick_callback(lambda: doc.callbacks.trigger_on_change(message))
 
     def _arm(self, more: int, seconds: float) -> None:
         if self._seconds:
@@ -220,12 +234,22 @@ class Budget:
             applies, self._mine.applies = getattr(self._mine, "applies", False), False
             try:
                 with self.laid_aside() if self._is_reading() else contextlib.nullcontext():
-                    return invoke(doc, function)
+                    result = invoke(doc, function)
+                return told(doc, result) if inspect.iscoroutine(result) else result
             except Exception:
                 self._failed.add(doc)
+                if not applies:
+                    self._tell(doc)
                 raise
             finally:
                 self._mine.applies = applies
+
+        async def told(doc: Document, coroutine: Coroutine):
+            try:
+                return await coroutine
+            except Exception:
+                self._tell(doc)
+                raise
 
         def apply(doc: Document, function: Callable):
             before, then = self._memory.resident(), time.monotonic()

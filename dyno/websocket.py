@@ -188,7 +188,7 @@ class WebSocket(WSHandler):
     """Bokeh's WebSocket; with `?document=1` the document follows the ACK, without being asked for a round trip later.
 
     dyno/page.js has the other half. The ACK says which request is answered, in its metadata, which Bokeh leaves to others
-    (bokeh/protocol/receiver.py).
+    (bokeh/protocol/receiver.py), and the most bytes that a message may have: the page sends none that are larger.
     """
 
     limits: Limits  # the worker's
@@ -385,7 +385,8 @@ class WebSocket(WSHandler):
             await super().send_message(message)
             return
         request = self.connection.protocol.create("PULL-DOC-REQ")
-        message.metadata = {"document": request.header["msgid"], **await self._needs()}
+        told = {"document": request.header["msgid"], "most": self.max_message_size}
+        message.metadata = {**told, **await self._needs()}
         if self.ws_connection is None:
             return
         await super().send_message(message)
