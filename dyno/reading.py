@@ -91,7 +91,7 @@ class Budget:
         )  # .applies: whether this thread applies what a visitor sent, and no callback runs
         self._large: weakref.WeakSet[Document] = weakref.WeakSet()  # whose message may take memory
         self._failed: weakref.WeakSet[Document] = weakref.WeakSet()  # with an error of a callback
-        self._told: weakref.WeakSet[Document] = weakref.WeakSet()  # whose page has been told of one that no message called
+        self._told: weakref.WeakSet[Document] = weakref.WeakSet()  # whose page was told of another's
         # while armed: how many bytes may be allocated in all, and until when of this thread's CPU time
         self._data, self._end = 0, 0.0
         self.unpacked = 0  # bytes

@@ -81,6 +81,41 @@ def test_what_always_fails_ends_with_a_sentence(site: Dyno, page, step: str, bel
     page.complaints.clear()
 
 
+NOT_LET_IN = "You are not let in to this plot at the moment. Reload the page."
+ANSWERS = {  # what is said when the site answers so
+    "401": (lambda route: route.fulfill(status=401), NOT_LET_IN),
+    "another page": (
+        lambda route: route.continue_(url=route.request.url.replace("/with/counter", "/absolute")),
+        NOT_LET_IN,
+    ),
+    "410": (lambda route: route.fulfill(status=410), "This plot is not available any more. Reload the page."),
+    "nothing": (
+        lambda route: route.abort(),
+        "This plot has ended: the site has not answered for hours. Reload the page.",
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_page_that_is_not_to_come_back_ends_with_a_sentence(site: Dyno, page, answer: str) -> None:
+    handle, sentence = ANSWERS[answer]
+    page.add_init_script(BEFORE.replace("READY", "").replace("ms / 100", "ms / (window.times ?? 100)"))
+    page.goto(f"http://127.0.0.1:{site.port}/with/counter")
+    assert_plots_are_drawn(page, 1)
+    page.route("**/with/counter", handle)
+    page.evaluate("() => { window.times = 1e5; sockets.at(-1).close() }")
+    page.get_by_role("status").get_by_text(sentence, exact=True).wait_for()
+    page.complaints.clear()
+
+
+def test_a_websocket_that_is_refused_to_whoever_is_not_let_in(site: Dyno, page) -> None:
+    prepare(page, SENTENCES["a WebSocket that is refused"][0])
+    page.route("**/bkapp/counter/metadata", lambda route: route.fulfill(status=403))
+    page.goto(f"http://127.0.0.1:{site.port}/with/counter")
+    page.get_by_role("status").get_by_text(NOT_LET_IN, exact=True).wait_for()
+    page.complaints.clear()
+
+
 @pytest.mark.parametrize(
     "fault",
     {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from browsing import assert_plots_are_drawn
+from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
 from playwright.sync_api import Page
 
@@ -188,3 +190,145 @@ def test_an_app_that_is_slow_and_then_empty(told: Dyno, page: Page, path: str) -
     second.touch()
     page.get_by_text("height is 0").wait_for()
     assert_nothing_is_told(page)
+
+
+# --- parts of a page, and what a document needs -----------------------------------------------------------------------
+
+COUNT_SOCKETS = """window.sockets = []
+  WebSocket = new Proxy(WebSocket, {
+    construct: (target, args) => { sockets.push(new target(...args)); return sockets.at(-1) }
+  })"""
+
+
+def assert_alive(page: Page, documents: int = 1) -> None:
+    assert_plots_are_drawn(page, documents)
+    before = source_values(page)
+    turn_slider(page)
+    source_values(page, different_from=before)
+
+
+def test_a_page_in_a_srcdoc(told: Dyno, page: Page) -> None:
+    page.goto(url(told, "/echo"))
+    page.evaluate("""async () => {
+      const frame = document.createElement("iframe")
+      frame.srcdoc = await (await fetch("/with/counter")).text()
+      document.body.replaceChildren(frame)
+    }""")
+    handle = page.frame_locator("iframe").locator(".noUi-handle")
+    handle.wait_for()
+    inner = page.frames[1]
+    inner.evaluate("window.first = Bokeh.documents[0]")
+    for worker in told.bokeh_workers():
+        worker.kill()
+    inner.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != first")
+    handle.press("ArrowRight")
+    inner.wait_for_function("Bokeh.documents[0].get_model_by_name('line').data.y[0] == 2")
+    page.complaints.clear()  # WebSockets that were cut off
+
+
+@pytest.mark.parametrize("first", ["/with/counter", "/echo"], ids=["beside an app", "on a page without"])
+def test_a_fragment_comes_later_is_moved_and_goes(told: Dyno, page: Page, first: str) -> None:
+    page.add_init_script(COUNT_SOCKETS)
+    page.goto(url(told, first))
+    there = int(first != "/echo")
+    if there:
+        assert_plots_are_drawn(page, 1)
+    else:  # with the page's script, but nothing else
+        src = page.evaluate(
+            """async () => /src="([^"]+dyno.js[^"]*)"/.exec(await (await fetch("/with/counter")).text())[1]"""
+        )
+        page.add_script_tag(url=src)
+    page.evaluate("""async () => {
+      const part = document.body.appendChild(document.createElement("section"))
+      part.innerHTML = (await (await fetch("/with/counter")).text()).replace(/^[^]*<h1/, "<h1")
+    }""")
+    page.wait_for_function(f"window.Bokeh?.documents.length == {there + 1}")
+    assert_alive(page, there + 1)
+    page.evaluate("document.body.prepend(document.querySelector('section'))")
+    assert_alive(page, there + 1)
+    page.evaluate("document.querySelector('section').remove()")
+    page.wait_for_function(f"Bokeh.documents.length == {there}")
+    states = page.evaluate("sockets.map((one) => one.readyState)")
+    assert states[:there] == [1] * there
+    page.wait_for_function("sockets.at(-1).readyState == 3")
+    assert len(page.evaluate("sockets")) == there + 1
+    if there:
+        assert_alive(page)
+
+
+def with_metadata(page: Page, **more) -> None:
+    """Have the ACKs that the page gets say more."""
+
+    def between(socket) -> None:
+        seen = []
+
+        def pass_on(message) -> None:
+            seen.append(message)
+            socket.send(json.dumps({**json.loads(message), **more}) if len(seen) == 2 else message)
+
+        server = socket.connect_to_server()
+        server.on_message(pass_on)
+
+    page.route_web_socket("**/ws*", between)
+
+
+def test_the_scripts_and_styles_that_a_document_needs(told: Dyno, page: Page, path: str) -> None:
+    scripts = [
+        {"src": "/extra.js?1"},
+        {"src": "/extra.js?2", "type": "module"},
+        {"src": "/extra.js?3", "crossorigin": "anonymous"},
+    ]
+    with_metadata(page, scripts=scripts, styles=["/extra.css"])
+    note = (
+        "(window.ran ??= []).push([(document.currentScript?.src ?? import.meta.url).slice(-1), Bokeh.documents.length])"
+    )
+    page.route("**/extra.js?*", lambda route: route.fulfill(
+        content_type="text/javascript",
+        body=note if route.request.url.endswith("2") else note.replace(" ?? import.meta.url", ""),
+    ))  # fmt: skip
+    page.route("**/extra.css", lambda route: route.fulfill(content_type="text/css", body="h1 { color: red }"))
+    page.goto(url(told, path))
+    page.get_by_text("height is 0").wait_for()
+    assert page.evaluate("ran") == [["1", 0], ["2", 0], ["3", 0]]
+    assert page.evaluate("[...document.styleSheets].filter((one) => one.href?.endsWith('/extra.css')).length") == 1
+
+
+def test_a_script_of_the_document_that_does_not_load(told: Dyno, page: Page) -> None:
+    with_metadata(page, scripts=[{"src": "/extra.js"}])
+    page.goto(url(told, "/with/told"))
+    wait_until_told(page, "This plot cannot be shown: a part of the page did not load. Reload it.")
+    page.complaints.clear()
+
+
+def test_the_script_of_an_apps_own_page_twice(told: Dyno, page: Page) -> None:
+    page.add_init_script(
+        COUNT_SOCKETS
+        + """
+      new MutationObserver((_, observer) => {  // as a template has it that says where each of the two goes
+        const script = document.querySelector("script[data-bokeh-token]")
+        if (script == null) return
+        observer.disconnect()
+        const again = document.createElement("script")
+        for (const {name, value} of script.attributes) again.setAttribute(name, value)
+        again.onload = () => window.again = true
+        script.after(again)
+      }).observe(document, {childList: true, subtree: true})"""
+    )
+
+    def twice(route) -> None:
+        if "bokeh-token" not in route.request.headers:
+            route.continue_()
+            return
+        answer = route.fetch()
+        script = re.search(r"<script[^>]*data-bokeh-token[^>]*></script>", answer.text()).group(0)
+        route.fulfill(response=answer, body=answer.text().replace(script, 2 * script))
+
+    page.route("**/bkapp/counter", twice)
+    page.goto(url(told, "/bkapp/counter"))
+    assert_alive(page)
+    assert page.evaluate("again")
+    assert page.evaluate("sockets.length") == 1
+    page.evaluate("() => { window.first = Bokeh.documents[0]; sockets[0].close() }")
+    page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != first")
+    assert_alive(page)
+    assert page.evaluate("sockets.length") == 2
