@@ -17,6 +17,7 @@ import bokeh.util.paths
 import psutil
 import pytest
 from dyno_under_test import Dyno, settings_of, wait_for
+from visitor import frame
 
 MakeDyno = Callable[..., Dyno]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
@@ -454,6 +455,48 @@ def test_a_websocket_is_compressed_for_those_who_offer_it(site: Dyno) -> None:
         with websocket:
             assert status == 101
             assert bool(websocket.recv(1)[0] & 0x40) == compressed  # RSV1 of a frame's first byte, RFC 7692
+
+
+SOCK = """
+
+without_sock = create_app
+
+
+def create_app():
+    from flask_sock import Sock
+
+    app = without_sock()
+    connections = set()
+
+    @Sock(app).route("/sock")
+    def sock(websocket):
+        while True:
+            websocket.send(f"heard {websocket.receive()}")
+
+    @app.route("/connections")
+    def count():
+        connections.add(request.environ["gunicorn.socket"])
+        return str(len(connections))
+
+    return app
+"""
+
+
+def test_a_websocket_of_the_sites_own_passes_and_other_connections_are_kept(project, dyno: MakeDyno) -> None:
+    with (project / "flask_app" / "__init__.py").open("a") as file:
+        file.write(SOCK)
+    one = dyno(project, {"WEB_CONCURRENCY": "1", "NGINX_WORKERS": "1"}).start()
+    status, websocket = one.handshake("/sock", "none", Origin=f"http://127.0.0.1:{one.port}")
+    with websocket:
+        assert status == 101
+        for _ in range(2):
+            websocket.sendall(frame(b"it"))
+            assert websocket.recv(100) == b"\x81\x08heard it"
+        assert [one.get("/connections").text for _ in range(10)] == ["1"] * 10
+    for upgrade in ("h2c", "TLS/1.0", "websocketx", "h2c, websocket"):
+        seen = headers_at_flask(one, Upgrade=upgrade, Connection="Upgrade, HTTP2-Settings", HTTP2_Settings="AAMAAABk")
+        assert not {"Upgrade", "Connection"} & set(seen), upgrade
+    assert one.get("/connections").text == "1"
 
 
 # --- the template by hand ---------------------------------------------------------------------------------------------
