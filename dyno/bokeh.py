@@ -55,7 +55,7 @@ from bokeh.server.views import autoload_js_handler
 from bokeh.server.views.static_handler import StaticHandler
 from jinja2 import Template
 
-from dyno import apps, fork, health, needs, private, settings, static, warm
+from dyno import apps, fork, health, needs, options, private, settings, static, warm
 from dyno.app import App
 from dyno.faults import Faults
 from dyno.log import one_line
@@ -143,8 +143,9 @@ if private.has("pages"):
 class Apps:
     """All apps, tried before the port opens as far as that is safe."""
 
-    def __init__(self, values: Mapping[str, object], faults: Faults) -> None:
-        self._values, self._faults = values, faults
+    def __init__(self, values: Mapping[str, object], faults: Faults, argv: list[str]) -> None:
+        """Take the settings, who is to blame, and what the apps find in sys.argv behind their own name."""
+        self._values, self._faults, self._argv = values, faults, argv
         self._run_dir = Path(str(values["RUN_DIR"]))
         self._all_scripts = needs.of(values).scripts
         self.applications: dict[str, Application] = {}  # by path
@@ -173,7 +174,7 @@ class Apps:
         failed, left = [], {}
         for number, path in enumerate(apps.paths(), 1):
             name = apps.name(path)
-            app = App(path, self._run_dir, self._faults, number)
+            app = App(path, self._run_dir, self._faults, number, self._argv)
             self.applications[f"/{name}"] = application = self._make(name, app)
             if name in self._suspect:
                 self._faults.suspect(name)
@@ -235,6 +236,7 @@ def main(arguments: list[str]) -> int:
     """Run the Bokeh server until it is told to stop; arguments are further options of `bokeh serve`."""
     try:
         values = settings.read()
+        serve_options = options.parse(values, arguments)
         apps.check()
         run_dir = settings.make_run_dir(values)
         static.link(run_dir)
@@ -242,7 +244,7 @@ def main(arguments: list[str]) -> int:
         faults = Faults(apps.names(), int(values["BOKEH_WORKERS"]))
         if line := private.warning(bokeh.__version__):
             print(line, flush=True)
-        found = Apps(values, faults)
+        found = Apps(values, faults, serve_options.args or [])
         found.load()
         if values["BOKEH_WARM"]:
             # Bokeh's checks of each document, which only log, have had their say: they are a tenth of a view's CPU
@@ -255,7 +257,7 @@ def main(arguments: list[str]) -> int:
         size, limit = psutil.Process().memory_info().rss / 1e6, int(values["BOKEH_MAX_MEMORY"])
         if 0 < limit < size:
             raise BokehError(f"BOKEH_MAX_MEMORY={limit} is below what the apps take without a visitor: {size:.0f} MB")
-        Master(values, Worker(values, found.applications, found.for_workers, faults, arguments).run, faults).run()
+        Master(values, Worker(values, found.applications, found.for_workers, faults, serve_options).run, faults).run()
     except (settings.SettingsError, apps.AppsError, BokehError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

@@ -36,42 +36,11 @@ from dyno import apps, fork, health, private, settings, sigterm, warm
 from dyno.faults import Faults
 from dyno.gate import Gate, Room
 from dyno.log import Discreet, one_line
-from dyno.master import BokehError
 from dyno.reading import CostlyError
 from dyno.websocket import Limits, WebSocket
 
 THREADS = 32  # at most, of a worker, for callbacks; what computes shares one core, what waits does not
 COLLECT_SECONDS = 10.0  # between two collections of what ended sessions leave: 0.1 s of a worker's time, and more
-# options of `bokeh serve` that are not the Procfile's: nginx relies on some, the others are for a server without it
-OURS = ("unix_socket", "prefix", "port", "address", "ssl_certfile", "ssl_keyfile", "num_procs", "dev")
-
-
-def options(values: Mapping[str, object]) -> list[str]:
-    """Return the options of `bokeh serve`; each worker puts its number where {number} stands."""
-    return [
-        "--unix-socket", os.path.join(str(values["RUN_DIR"]), "bokeh.{number}.sock"),
-        "--prefix", str(values["BOKEH_PREFIX"]),
-        # it names all apps, also those behind a login, and asks other hosts for fonts
-        "--disable-index",
-        # only sessions with a token that we signed; see dyno/gate.py
-        "--session-ids", "external-signed",
-        # the scheme and the address that nginx passes on
-        "--use-xheaders",
-        # a token is readable by whoever has it: the visitor's headers and cookies stay out of it
-        "--include-headers", "Host", "--include-cookies", "none",
-        # a visitor whose network was gone for two minutes finds everything as it was (Bokeh's default is 15 s); looked
-        # for every second, for gate.Room has some go before
-        "--unused-session-lifetime", "180000",
-        "--check-unused-sessions", "1000",
-        # Level 1: most of what there is to gain, for the least CPU (bench/RESULTS.md, WebSocket compression)
-        "--websocket-compression-level", "1",
-        "--log-format", "%(levelname)s [worker {number}] %(message)s",
-    ]  # fmt: skip
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise BokehError(f"Procfile.dyno: what follows dyno.bokeh are options of `bokeh serve`: {message}")
 
 
 class Worker(Serve):
@@ -83,27 +52,18 @@ class Worker(Serve):
         applications: dict[str, Application],
         untried: list[str],
         faults: Faults,
-        further: list[str],
+        options: argparse.Namespace,
     ) -> None:
-        """Serve applications, by their path; values are the settings, further is what to add to `options`.
+        """Serve applications, by their path; values are the settings, options those that dyno/options.py has parsed.
 
         untried: names of the apps that this worker has to run by itself before anybody opens them.
-
-        Raises BokehError when something in further is not an option of `bokeh serve`.
         """
         self._values = values
         self._applications = applications
         self._untried = untried
         self._faults = faults
-        parser = _Parser(prog="python -m dyno.bokeh")
-        super().__init__(parser=parser)
-        ours = parser.parse_args(options(values))
-        self._args = parser.parse_args([*options(values), *further])
-        for name in OURS:
-            if getattr(self._args, name) != getattr(ours, name):
-                parser.error(f"--{name.replace('_', '-')} is none that can be set here")
-        if self._args.files:
-            parser.error(f"{self._args.files[0]} is none; the apps are the folders of bokeh_app/")
+        self._args = options
+        super().__init__(parser=argparse.ArgumentParser())
 
     def run(self, number: int, beat: Callable[[], None]) -> None:
         """Serve as worker `number` until a signal comes; beat is called every second."""
