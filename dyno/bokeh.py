@@ -241,7 +241,7 @@ def main(arguments: list[str]) -> int:
         run_dir = settings.make_run_dir(values)
         static.link(run_dir)
         (run_dir / "bokeh.pid").write_text(str(os.getpid()))
-        faults = Faults(apps.names(), int(values["BOKEH_WORKERS"]))
+        faults = Faults(apps.names(), int(values["BOKEH_WORKERS"]), run_dir / "workers")
         if line := private.warning(bokeh.__version__):
             print(line, flush=True)
         found = Apps(values, faults, serve_options.args or [])

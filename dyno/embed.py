@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -21,7 +21,7 @@ from werkzeug.exceptions import RequestURITooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wsgi import ClosingIterator
 
-from dyno import apps, health, needs, settings, static, tokens
+from dyno import apps, balance, health, needs, settings, static, tokens
 
 if TYPE_CHECKING:
     from bokeh.model import Model
@@ -48,6 +48,8 @@ class BokehApps:
             os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
         self._prefix = self._settings["BOKEH_PREFIX"]
         self._run_dir = Path(self._settings["RUN_DIR"])
+        self._auth_file = self._run_dir / "auth.json"
+        self._choice = balance.Choice(self._run_dir / "workers", self._settings["BOKEH_WORKERS"])
         app.extensions["bokeh_apps"] = self
         app.jinja_env.globals.update(
             bokeh_app=self.embed, bokeh_scripts=self.scripts, bokeh_url=self.url, bokeh_app_names=self.names
@@ -100,7 +102,7 @@ class BokehApps:
         if name not in apps.names():
             raise LookupError(f"bokeh_app/ has no app {name!r}")
         arguments = {key: [value] for key, value in (arguments or {}).items()}
-        token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, self._renews(name), name)
+        token = self._mint(name, arguments, visitor, self._renews(name))
         needed, later = self._needs(name)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
             self._tags(needed, {"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}),
@@ -108,6 +110,19 @@ class BokehApps:
             token,
             json.dumps(later),
         )
+
+    def _mint(
+        self,
+        name: str,
+        arguments: Mapping[str, Sequence[str]],
+        visitor: Mapping[str, object] | None = None,
+        renews: str = "",
+        session_id: str = "",
+    ) -> str:
+        """Return a token for a session of app `name`: that of `renews` or session_id, or one on the least busy worker."""
+        if not session_id and not self._settings["BOKEH_UPSTREAM"]:
+            session_id = tokens.new_id(0 if renews else self._choice.worker(), self._settings["BOKEH_WORKERS"])
+        return tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, visitor, renews, name, session_id)
 
     @staticmethod
     def _no_store(response: Response) -> Response:

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from bokeh.document import callbacks
 from bokeh.document.document import Document
 
-from dyno import private
+from dyno import balance, private
+from dyno.balance import THREADS
 
 OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
 WITHIN_SECONDS = 60.0
 OFF_SECONDS, LONGEST_OFF = 60.0, 3600.0
-THREADS = 64  # of a worker that run code of apps, at most; from Bokeh 3.10 on callbacks run in several
 
 
 class AppError(RuntimeError):
@@ -37,10 +37,11 @@ class Faults:
     Apps and workers are numbered from 1; 0 is no app, and the master.
     """
 
-    def __init__(self, names: list[str], workers: int) -> None:
+    def __init__(self, names: list[str], workers: int, path: Path | None = None) -> None:
+        """Take the names of all apps; path is the file of the part that Flask reads, too (dyno/balance.py)."""
         self._names = names
-        # for each worker THREADS places, each the number of an app and when that began
-        self._running = memoryview(mmap.mmap(-1, 16 * THREADS * (workers + 1))).cast("d")
+        self._running = balance.shared(workers, path)
+        self._sessions = 2 * THREADS * (workers + 1)  # where their numbers begin in it
         self._off_until = memoryview(mmap.mmap(-1, 8 * (len(names) + 1))).cast("d")
         self._ended: dict[int, list[float]] = {}  # when, by app
         self._off_for: dict[int, float] = {}  # seconds, by app that has been off
@@ -52,6 +53,10 @@ class Faults:
         """Note that this process is worker `number`."""
         self._in_worker = number
         self._mine = threading.local()
+
+    def count(self, sessions: int) -> None:
+        """Note how many sessions this worker has."""
+        self._running[self._sessions + self._in_worker] = sessions
 
     def _place(self) -> int:
         try:

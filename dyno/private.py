@@ -85,6 +85,17 @@ USES = {
         "sys.exit() in a callback as an error of its app alone",
         {"bokeh.document.callbacks:invoke_with_curdoc": "doc f"},
     ),
+    "requests": Use(  # dyno/faults.py
+        "process_request of app_hooks.py",
+        {
+            "bokeh.server.contexts:BokehSessionContext.token_payload": "",  # of its _token
+            "bokeh.server.contexts:_RequestProxy.__init__": "self request arguments cookies headers",  # sets _request
+        },
+    ),
+    "ids": Use(  # dyno/tokens.py
+        "the choice of the least busy worker for a new session, and server_session()",
+        {"bokeh.util.token:_signature": "base_id secret_key"},
+    ),
     "websocket": Use(  # dyno/websocket.py
         "the document that comes without being asked for, BOKEH_MAX_SESSIONS and BOKEH_UNFINISHED_MEMORY",
         {

@@ -103,7 +103,7 @@ def own(run_dir: Path) -> object:
 
 def clean_up(run_dir: Path) -> None:
     """Remove what a run of COMMAND has left in the run folder."""
-    for name in ("*.sock", "*.pid", "trying", "needs/*", "failed/*"):
+    for name in ("*.sock", "*.pid", "trying", "auth.json", "workers", "needs/*", "failed/*"):
         for leftover in run_dir.glob(name):
             leftover.unlink()
 

@@ -109,7 +109,9 @@ class Worker(Serve):
 
         def every_second() -> None:
             beat()
-            self._gate.room.clear(server.get_sessions())
+            sessions = server.get_sessions()
+            self._faults.count(len(sessions))
+            self._gate.room.clear(sessions)
             self._limits.every_second()
             if COLLECTOR.every_second():
                 self._limits.memory.give_back()

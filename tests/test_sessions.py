@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bokeh.util.token import generate_jwt_token, generate_session_id, get_token_payload
+from bokeh.util.token import generate_jwt_token, generate_session_id, get_session_id, get_token_payload
 from conftest import run_for_the_session
 from dyno_under_test import OTHER_SITE, Dyno, wait_for
 
@@ -88,13 +88,61 @@ FORGED += ["empty", "garbage", "not base64", "not ASCII", "nested", "oversized"]
 
 
 def test_12_of_12_dropped_websockets_find_their_session_again(four: Dyno):
-    tokens = [four.token(PAGE) for _ in range(12)]
+    minted = [four.token(PAGE) for _ in range(12)]
     before = len(runs(four))
     for _ in range(3):
-        assert [open_websocket(four, token) for token in tokens] == [101] * 12
+        assert [open_websocket(four, token) for token in minted] == [101] * 12
     made = runs(four)[before:]
     assert len(made) == 12
-    assert len({pid for _, pid in made}) > 1, "all sessions are on one worker"
+    assert len({pid for _, pid in made}) == 4
+    # nginx has sent each where its id was to lead
+    assert len({(tokens.worker_of(session_id, 4), pid) for session_id, pid in made}) == 4
+
+
+BUSY = """
+import os
+import time
+
+from bokeh.io import curdoc
+
+def stay():
+    with open(os.environ["TEST_COUNTER"] + ".busy", "w") as file:
+        file.write(str(os.getpid()))
+    while os.path.exists(file.name):
+        time.sleep(0.01)
+
+if "stay" in curdoc().session_context.request.arguments:
+    curdoc().add_next_tick_callback(stay)
+"""
+
+
+def test_a_new_session_goes_to_no_worker_that_is_in_a_callback(project: Path, dyno, scratch: Path):
+    (project / "bokeh_app" / "busy").mkdir()
+    (project / "bokeh_app" / "busy" / "main.py").write_text(BUSY)
+    one = dyno(project, {"TEST_COUNTER": str(scratch / "runs")}).start()
+    token = one.token("/with/busy?stay=1")
+    busy = tokens.worker_of(get_session_id(token), 2)
+    assert open_websocket(one, token, "/bkapp/busy/ws") == 101
+    pid = wait_for("the callback", lambda: (path := scratch / "runs.busy").exists() and path.read_text())
+
+    def minted(count: int) -> list[str]:
+        return [one.token(page) for page in (PAGE, "/bkapp/counter") for _ in range(count // 2)]
+
+    def others(found: list[str]) -> bool:
+        return busy not in (tokens.worker_of(get_session_id(token), 2) for token in found)
+
+    # by pages of the site: an own page asks the worker for its session at once
+    wait_for("pages of the site to go elsewhere", lambda: others([one.token(PAGE) for _ in range(4)]))
+    before = len(runs(one))
+    found = minted(12)
+    assert others(found)
+    assert [open_websocket(one, token) for token in found] == [101] * 12
+    assert pid not in {worker for _, worker in runs(one)[before:]}
+    renewed = one.get("/with/busy?stay=1", Bokeh_Token=f"/bkapp/busy 0 {token}").text
+    assert token[:80] in renewed
+    (scratch / "runs.busy").unlink()
+    wait_for("pages of the site to go there again", lambda: not others([one.token(PAGE) for _ in range(4)]))
+    assert one.stop() == 0
 
 
 COUNT = """
