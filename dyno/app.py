@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import sys
 import traceback
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from bokeh.application.application import SessionContext
 from bokeh.application.handlers.directory import DirectoryHandler
 from bokeh.application.handlers.handler import Handler
 from bokeh.application.handlers.notebook import NotebookHandler
@@ -17,7 +21,7 @@ from bokeh.core.templates import FILE
 from bokeh.document.document import Document
 from bokeh.models import Div
 
-from dyno import apps, health
+from dyno import apps, health, private, tokens
 from dyno.faults import AppError, Faults
 
 HOOKS = ("app_hooks.py", "server_lifecycle.py")
@@ -36,6 +40,8 @@ class App(DirectoryHandler):
         self._run_dir = run_dir
         self._app, self._faults, self._number, self._argv = path, faults, number, argv
         self._problem = ""  # a traceback, of what Bokeh itself does not take for an error of the app
+        # tracebacks of process_request, by session
+        self._refused: weakref.WeakKeyDictionary[SessionContext, str] = weakref.WeakKeyDictionary()
         self._handler = Handler()  # does nothing
         self._static = str(path / "static") if (path / "static").is_dir() else None
         self._is_read = self._has_run = False
@@ -71,7 +77,9 @@ class App(DirectoryHandler):
     def modify_document(self, doc: Document) -> None:
         """Run the app's code for a visitor; where it fails, say so in the place of the plot."""
         self._faults.of(doc, self._number)
-        self._guard(self._run, doc)
+        self._problem = self._refused.pop(doc.session_context, "") if doc.session_context else ""
+        if not self._problem:
+            self._guard(self._run, doc)
         if self.failed:  # the log says why
             doc.clear()
             doc.template = FILE
@@ -91,11 +99,31 @@ class App(DirectoryHandler):
     def on_server_unloaded(self, server_context):
         return self._faults.call(self._number, self._handler.on_server_unloaded, server_context)
 
-    def on_session_created(self, session_context):
-        return self._faults.call(self._number, self._handler.on_session_created, session_context)
+    async def on_session_created(self, session_context: SessionContext) -> None:
+        """Tell the app; before that, have its process_request see the request, which Bokeh does where it makes the token."""
+        try:
+            if session_context.request and private.has("requests"):
+                await self._add_to_payload(session_context)
+        except Exception:
+            self._refused[session_context] = traceback.format_exc()
+            return
+        await self._faults.call(self._number, self._handler.on_session_created, session_context)
 
-    def on_session_destroyed(self, session_context):
-        return self._faults.call(self._number, self._handler.on_session_destroyed, session_context)
+    async def _add_to_payload(self, session_context: SessionContext) -> None:
+        request = copy.copy(session_context.request._request)
+        request.arguments = session_context.request.arguments  # the page's, not the WebSocket's
+        values = self.process_request(request)
+        if inspect.isawaitable(values):
+            values = await values
+        if values:
+            session_context._token = tokens.extend(session_context._token, values)
+
+    async def on_session_destroyed(self, session_context: SessionContext) -> None:
+        """Tell the app; an error of its hook is none of those that come after it (dyno/worker.py, Forget)."""
+        try:
+            await self._faults.call(self._number, self._handler.on_session_destroyed, session_context)
+        except Exception as error:
+            log.exception("bokeh_app/%s: on_session_destroyed: %r", apps.name(self._app), error)
 
     def process_request(self, request):
         return self._faults.call(self._number, self._handler.process_request, request)

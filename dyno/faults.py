@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 from bokeh.document import callbacks
 from bokeh.document.document import Document
