@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-from flask import Flask, Response, abort, current_app, g, request
+from flask import Flask, Response, abort, current_app, g, redirect, request
 from markupsafe import Markup
 from werkzeug.exceptions import RequestURITooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -60,6 +60,7 @@ class BokehApps:
         app.wsgi_app = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
         app.after_request(self._no_store)
         app.after_request(self._no_endless_redirect)
+        app.after_request(self._pass_on)
 
     @staticmethod
     def names() -> list[str]:
@@ -76,9 +77,13 @@ class BokehApps:
         if self._settings["BOKEH_UPSTREAM"]:
             self._all  # noqa: B018 (kept)
 
-    def url(self, name: str, arguments: Mapping[str, str] | None = None) -> str:
-        """Return the path of an app's own page, where arguments reach the app as those of `embed` do."""
-        return f"{self._prefix}/{name}" + (f"?{urlencode(arguments)}" if arguments else "")
+    def url(self, name: str, arguments: Mapping[str, str] | None = None, _external: bool = False) -> str:
+        """Return the path of an app's own page, where arguments reach the app as those of `embed` do.
+
+        With _external, as in Flask's url_for, the whole address, for Bokeh's server_document() and server_session().
+        """
+        path = f"{self._prefix}/{name}" + (f"?{urlencode(arguments)}" if arguments else "")
+        return request.host_url.rstrip("/") + path if _external else path
 
     def embed(
         self,
@@ -188,24 +193,63 @@ class BokehApps:
         See @bokeh_session in config/nginx.conf.erb.
         """
         if name not in apps.names():
+            # the auth module's login page; of two tiers only Bokeh's knows
+            if request.path.removeprefix(self._prefix) in self._auth_urls() or self._settings["BOKEH_UPSTREAM"]:
+                return Response(headers={"X-Accel-Redirect": "@bokeh"})
             abort(404)
         if request.method == "OPTIONS":  # Bokeh answers one without an Origin with 500
             return Response(status=204, headers={"Allow": "GET, HEAD, OPTIONS"})
         token = request.args.get("bokeh-token")
-        if token is None and self._settings["BOKEH_SESSIONS"] == "flask":
+        # what Bokeh's server_session() and show_session() ask with
+        session_id = request.headers.get("Bokeh-Session-Id", request.args.get("bokeh-session-id", ""))
+        if token is not None and not tokens.is_valid(token, name):
+            abort(403, "This link to a session is not valid, or no longer. Open the page itself.")
+        if token is None and session_id and not tokens.is_foreign_id(session_id):
+            abort(403, "This session is not known here. Open the page itself.")
+        if token is None and not session_id and self._settings["BOKEH_SESSIONS"] == "flask":
             abort(403, "This app is shown in a page of the site only.")
         if token is None:
             if len(request.query_string) > MAX_ARGUMENTS:
                 abort(414, f"The arguments of this page are too long: {MAX_ARGUMENTS} bytes are allowed.")
             arguments = {key: values for key, values in request.args.lists() if not key.startswith("bokeh-")}
-            token = tokens.mint(self._settings["BOKEH_TOKEN_LIFETIME"], arguments, renews=self._renews(name), app=name)
-        elif not tokens.is_valid(token, name):
-            abort(403, "This link to a session is not valid, or no longer. Open the page itself.")
+            token = self._mint(name, arguments, renews=self._renews(name), session_id=session_id)
         if request.method == "HEAD":  # Bokeh answers that with 405
             return Response(headers={"Cache-Control": "no-store"})
         return Response(
             headers={"X-Accel-Redirect": "@bokeh_session", "X-Bokeh-Token": token, "Cache-Control": "no-store"}
         )
+
+    def _auth_urls(self) -> list[str]:
+        """Return the addresses of the auth module's own pages, below the prefix: those of its login_url and logout_url."""
+        try:
+            return json.loads(self._auth_file.read_text())
+        except OSError:
+            return []
+
+    def _pass_on(self, response: Response) -> Response:
+        """Have nginx ask Bokeh for what the site does not have: a file, or a login page, whose address an app has written.
+
+        An app's `NAME/static/…` and an extension's `static/extensions/…` are relative to the page that they are on.
+        """
+        if response.status_code != 404:
+            return response
+        if request.path in self._auth_urls():
+            return redirect(self._prefix + request.full_path.rstrip("?"), 307)
+        if ".." in request.path or request.method not in ("GET", "HEAD"):
+            return response
+        names = "|".join(map(re.escape, apps.names()))
+        of_extension = re.search(r"/static/extensions/.+", request.path)
+        of_app = re.search(rf"/({names})/static/(.+)", request.path)
+        # of an app that has no such file, the site's own page says so
+        if of_app and os.path.isfile(apps.FOLDER / of_app[1] / "static" / of_app[2]):
+            found = of_app[0]
+        elif of_extension:
+            found = of_extension[0]
+        else:
+            return response
+        response.headers["X-Accel-Redirect"] = quote(self._prefix + found)
+        response.headers["Content-Type"] = "text/html"  # nginx would give the file its charset
+        return response
 
 
 class _Edge:

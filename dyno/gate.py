@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import weakref
 from collections import deque
@@ -145,24 +146,44 @@ class Gate(AuthProvider):
             protocols = handler.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
             if len(protocols) != 2 or protocols[0].strip() != "bokeh" or not tokens.is_valid(protocols[1].strip(), app):
                 raise HTTPError(403, "no valid session token")
+            user = await self._user(handler)
+            if not user:  # Bokeh would redirect, once it is open
+                raise HTTPError(403, "a WebSocket of somebody who is not logged in")
             if self._closing:
                 raise HTTPError(503, "stopping")
             self.websockets[handler] = asyncio.get_running_loop().time()
-        elif (token := handler.get_argument("bokeh-token", None)) is not None and not tokens.is_valid(token, app):
+            return user
+        token = handler.get_argument("bokeh-token", None)
+        if token is not None and not tokens.is_valid(token, app):
             raise HTTPError(403, "no valid session token")
-        elif (
-            token is not None
-            and isinstance(handler, SessionHandler)
-            and not isinstance(handler, MetadataHandler)
-            and handler.request.method == "GET"
-        ):
+        opens_session = isinstance(handler, SessionHandler) and not isinstance(handler, MetadataHandler)
+        if opens_session:
+            self._only_token(handler, token)
+        user = await self._user(handler)
+        if user and token is not None and opens_session and handler.request.method == "GET":
             try:
                 await self.enter(handler, token, of_page=False)
             except FullError as error:
                 raise HTTPError(503 if str(error) == OFF else 429, str(error)) from error
+        return user
+
+    async def _user(self, handler):
+        """Ask the site's auth module, when there is one."""
         if self._inner.get_user_async:
             return await self._inner.get_user_async(handler)
         return self._inner.get_user(handler) if self._inner.get_user else "visitor"
+
+    @staticmethod
+    def _only_token(handler, token: str | None) -> None:
+        """Leave of a request what its token says: Flask has made that of the session id, if there was one.
+
+        The token itself is not in the address any more, which Bokeh, or the auth module, gives to the login page.
+        """
+        request = handler.request
+        by_id = request.headers.pop("Bokeh-Session-Id", None) or request.arguments.pop("bokeh-session-id", None)
+        if by_id and token is None:
+            raise HTTPError(403, "a session id without a token")
+        request.uri = re.sub(r"(?<=[?&])bokeh-token=[^&]*&?", "", request.uri).rstrip("?&")
 
     async def enter(self, handler, token: str, of_page: bool) -> None:
         """Return when the session of `token` is there or may be started. Raises FullError when it may not."""

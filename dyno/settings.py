@@ -357,6 +357,7 @@ def complete(environ: MutableMapping[str, str] = os.environ) -> None:
     for name, setting in SETTINGS.items():
         if text := environ.pop(name, "") or setting.default:
             environ[name] = text
+    environ["BOKEH_SIGN_SESSIONS"] = "yes"  # for pull_session() in a view; read when Bokeh is imported
 
 
 def misspelled(environ: Mapping[str, str] = os.environ) -> list[str]:

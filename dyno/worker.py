@@ -7,6 +7,7 @@ import asyncio
 import faulthandler
 import functools
 import gc
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 
 from bokeh.application import Application
@@ -88,6 +90,7 @@ class Worker(Serve):
         self._gate = Gate(server_kwargs["auth_provider"], Room(self._values), self._faults)
         self._limits = Limits(self._values, args.websocket_max_message_size, self._faults)
         WebSocket.limits = self._limits
+        self._publish_auth_urls()
         return {
             **server_kwargs,
             "auth_provider": self._gate,
@@ -95,6 +98,12 @@ class Worker(Serve):
             # as much as nginx lets pass; Tornado's own limit of 64 kB would be a 502
             "http_server_kwargs": {"max_header_size": 160 * 1024},
         }
+
+    def _publish_auth_urls(self) -> None:
+        """Tell Flask the addresses of the auth module's own pages, which it passes on: dyno/embed.py."""
+        fresh = Path(str(self._values["RUN_DIR"]), f"auth.{os.getpid()}")
+        fresh.write_text(json.dumps([url for url, _ in self._gate.endpoints]))
+        os.replace(fresh, fresh.with_name("auth.json"))
 
     def customize_server(self, server: Server) -> Server:
         loop = asyncio.get_event_loop()

@@ -30,10 +30,11 @@ class Visitor:
 
     _addresses = itertools.count(1)
 
-    def __init__(self, dyno: Dyno, app: str = "counter", address: str = "", token: str = "") -> None:
+    def __init__(self, dyno: Dyno, app: str = "counter", address: str = "", token: str = "", **headers) -> None:
         self.token = token or dyno.token(f"/with/{app}")
         address = address or f"192.0.2.{next(self._addresses) % 250}"
-        self.status, self.socket = dyno.handshake(f"/bkapp/{app}/ws", self.token, **{"X-Forwarded-For": address})
+        headers["X-Forwarded-For"] = address
+        self.status, self.socket = dyno.handshake(f"/bkapp/{app}/ws", self.token, **headers)
         self._read = b""
         self.document_json: dict = {}
         self.received = b""  # everything, but for the frames' headers
