@@ -7,6 +7,7 @@ import functools
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -42,7 +43,13 @@ def versions() -> dict[str, str]:
 
     It is the beginning of the file's sha512, for that is what Bokeh has behind ?v=; nginx takes either for the other.
     """
-    return {name: hashlib.sha512(path.read_bytes()).hexdigest()[:16] for name, path in _originals().items()}
+    return {name: hashlib.sha512(_content(path)).hexdigest()[:16] for name, path in _originals().items()}
+
+
+def _content(path: Path) -> bytes:
+    """Return what is sent of a file: of the page's script what a browser needs, for a third of it is comments."""
+    content = path.read_bytes()
+    return re.sub(rb"(?m)^ *(//.*\n|\n)?", b"", content) if path == PAGE_SCRIPT else content
 
 
 def versioned(name: str) -> str:
@@ -80,7 +87,7 @@ def _make(folder: Path, name: str, quality: int) -> None:
     fresh.chmod(0o755)
     file = fresh / name
     file.parent.mkdir(exist_ok=True)
-    data = _originals()[name].read_bytes()
+    data = _content(_originals()[name])
     file.write_bytes(data)
     file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(data, GZIP, mtime=0))
     file.with_name(f"{file.name}.br").write_bytes(brotli.compress(data, quality=quality))
