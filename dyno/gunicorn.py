@@ -40,6 +40,9 @@ def _cannot_run(*error):
 
 sys.excepthook = _cannot_run  # until the site is imported
 
+# as in dyno/bokeh.py: numpy's threads would fight for the cores, and keep the site from being shared by fork
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 gc.disable()  # until the site is imported (when_ready): collecting during the import of Bokeh costs a sixth of it
 
 bind = f"unix:{os.path.join(_settings['RUN_DIR'], 'flask.sock')}"

@@ -186,14 +186,6 @@ def test_workers_draw_different_random_numbers(project: Path, dyno: MakeDyno) ->
     assert len(set(drawn)) == len(drawn)
 
 
-def test_a_thread_that_the_run_at_boot_leaves_is_told(project: Path, dyno: MakeDyno) -> None:
-    main = project / "bokeh_app" / "counter" / "main.py"
-    thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='mine', daemon=True).start()\n"
-    main.write_text(thread + main.read_text())
-    one = dyno(project).start()
-    one.wait_for_log("bokeh_app/counter has started mine, which the workers are forked without: BOKEH_WARM=0")
-
-
 def test_a_site_without_static_plots_does_not_load_bokehs_models(project: Path, dyno: MakeDyno) -> None:
     one = dyno(project).start()
     assert one.get("/with/counter").status == 200

@@ -339,57 +339,66 @@ def test_a_port_below_1024_needs_the_right_to_it(project: Path, dyno: MakeDyno) 
     assert_refused(one, r"error: PORT=81 needs root or the right to ports below 1024: use 1024 or above", seconds=5)
 
 
-APPS_THAT_CANNOT_RUN = {
-    "imports nothing": ("import no_such_module\n", r"bokeh_app/wrong cannot run: .*main\.py\", line 1.*no_such_module"),
-    "syntax": ("x = 1\nif x\n", r"bokeh_app/wrong cannot run: .*main\.py\", line 2: SyntaxError"),
-    "fails": ("x = 1\nx / 0\n", r"bokeh_app/wrong cannot run: .*main\.py\", line 2: ZeroDivisionError"),
-    "another encoding": ("x = 'ä'\n", r"bokeh_app/wrong cannot run: .*UnicodeDecodeError"),
-    "ends the process": ("import os\nos._exit(0)\n", r"bokeh_app/wrong cannot run: it ends the whole process"),
-    "exits": ("import sys\nsys.exit()\n", r"bokeh_app/wrong cannot run: .*(line 2|it ends the process).*SystemExit"),
-}
+# by their names: main.py, templates/index.html, and what the log says
 A_PLOT = "from bokeh.io import curdoc\nfrom bokeh.models import Div\n\ncurdoc().add_root(Div(name='one'))\n"
+APPS_THAT_CANNOT_RUN = {
+    "imports": ("import no_such_module\n", "", r'File "bokeh_app/imports/main\.py", line 1.*no_such_module'),
+    "syntax": ("x = 1\nif x\n", "", r'File "bokeh_app/syntax/main\.py", line 2: SyntaxError'),
+    "fails": ("x = 1\nx / 0\n", "", r'File "bokeh_app/fails/main\.py", line 2: ZeroDivisionError'),
+    "encoding": ("x = 'ä'\n", "", r"UnicodeDecodeError"),
+    "exits": ("import sys\nsys.exit()\n", "", r'File "bokeh_app/exits/main\.py", line 2: SystemExit'),
+    "ends": ("import os\nos._exit(0)\n", "", r"it ends the whole process; starting again without trying it"),
+    "arguments": ("curdoc().session_context.request.arguments['id'][0]", "", r"line 1: NameError"),
+    "block": (
+        A_PLOT,
+        "{% extends base %}\n{% block contents %}\n{{ embed(roots.two) }}{% endblock %}",
+        r"line 3: .*two",
+    ),
+    "parent": (A_PLOT, "{% extends bse %}", r'File "bokeh_app/parent/templates/index\.html", line 1: .*bse'),
+    "tag": (A_PLOT, "{% if %}", r'File "bokeh_app/tag/templates/index\.html", line 1: '),
+}
 
 
-@pytest.mark.parametrize(("code", "error"), APPS_THAT_CANNOT_RUN.values(), ids=APPS_THAT_CANNOT_RUN)
-def test_an_app_that_cannot_run_is_named(code: str, error: str, project: Path, dyno: MakeDyno) -> None:
-    (project / "bokeh_app" / "wrong").mkdir()
-    (project / "bokeh_app" / "wrong" / "main.py").write_text(code, "latin-1")
-    assert_refused(dyno(project), error, traceback="bokeh_app/wrong/main.py")
-
-
-@pytest.mark.parametrize(
-    ("template", "error"),
-    [
-        ("{% extends base %}\n{% block contents %}\n{{ embed(roots.two) }}{% endblock %}", r"line 3: .*two"),
-        ("{% extends bse %}", r"line 1: .*bse"),
-        ("{% if %}", r"line 1: "),
-    ],
-)
-def test_an_app_whose_own_page_cannot_be_made_is_named(
-    template: str, error: str, project: Path, dyno: MakeDyno
-) -> None:
-    templates = project / "bokeh_app" / "wrong" / "templates"
-    templates.mkdir(parents=True)
-    (templates.parent / "main.py").write_text(A_PLOT)
-    (templates / "index.html").write_text(template)
-    assert_refused(
-        dyno(project),
-        rf"error: bokeh_app/wrong cannot run: File \"bokeh_app/wrong/templates/index\.html\", {error}",
-        traceback="bokeh_app/wrong",
+def test_apps_that_cannot_run_cost_only_themselves(project: Path, dyno: MakeDyno) -> None:
+    for name, (code, template, _) in APPS_THAT_CANNOT_RUN.items():
+        templates = project / "bokeh_app" / name / "templates"
+        templates.mkdir(parents=True)
+        (templates.parent / "main.py").write_text(code, "latin-1")
+        if template:
+            (templates / "index.html").write_text(template)
+    (project / "bokeh_app" / "later" / "theme.yaml").write_text("attrs:\n  Plot: [\n")
+    one = dyno(project).start()
+    for name, (*_, error) in APPS_THAT_CANNOT_RUN.items():
+        assert re.search(f"error: bokeh_app/{name} cannot run: .*{error}", one.log()), name
+    assert re.search(
+        r"bokeh_app/later cannot run: yaml.*: while parsing .* expected .*later/theme\.yaml\", line 3", one.log()
     )
+    health = one.get("/healthz")
+    assert health.status == 200
+    for name in (*APPS_THAT_CANNOT_RUN, "later"):
+        assert f"bokeh_app/{name} could not run at the start\n" in health.text
+        if name != "ends":
+            assert one.get(f"/bkapp/{name}").status in (200, 503)  # that the plot could not be made
+    assert one.get("/bkapp/counter").status == 200
+    # what has failed is tried again
+    (project / "bokeh_app" / "imports" / "no_such_module.py").write_text("")
+    assert one.get("/bkapp/imports").status == 200
+    assert "bokeh_app/imports" not in one.get("/healthz").text
+    assert one.stop() == 0
 
 
-def test_a_theme_that_cannot_be_read_is_named(project: Path, dyno: MakeDyno) -> None:
-    (project / "bokeh_app" / "counter" / "theme.yaml").write_text("attrs:\n  Plot: [\n")
-    error = r"error: bokeh_app/counter cannot run: yaml.*: while parsing .* expected .*counter/theme\.yaml\", line 3"
-    assert_refused(dyno(project), error)
-
-
-def test_an_app_that_never_ends_is_named(project: Path, dyno: MakeDyno) -> None:
+def test_an_app_that_never_ends_costs_only_itself(project: Path, dyno: MakeDyno) -> None:
     (project / "bokeh_app" / "wrong").mkdir()
     (project / "bokeh_app" / "wrong" / "main.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
-    error = r"error: no answer from bokeh\.1, bokeh\.2 within 10 s .*: bokeh_app/wrong/main\.py still runs"
-    assert_refused(dyno(project, {"BOOT_TIMEOUT": "10"}), error)
+    one = dyno(project, {"BOOT_TIMEOUT": "16"}).start()
+    assert "error: bokeh_app/wrong cannot run: it still runs after 50% of BOOT_TIMEOUT; starting again" in one.log()
+    assert one.get("/healthz").text == "ok\nbokeh_app/wrong could not run at the start\n"
+
+
+def test_a_site_whose_apps_all_fail_does_not_start(project: Path, dyno: MakeDyno) -> None:
+    for app in (project / "bokeh_app").glob("*/main.py"):
+        app.write_text("import no_such_module\n")
+    assert_refused(dyno(project), r"error: no app of bokeh_app/ can run", traceback="bokeh_app/counter/main.py")
 
 
 def test_folders_that_are_no_apps_are_named(project: Path, dyno: MakeDyno) -> None:

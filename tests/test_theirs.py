@@ -1,0 +1,175 @@
+"""Apps and sites of other people's: whatever plain `bokeh serve` shows is shown, and what must not be forked is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
+
+MakeDyno = Callable[..., Dyno]
+THEIRS = Path(__file__).parent / "theirs" / "bokeh_app"
+# what each app shows, and what has to be installed for it
+SHOWS = {
+    "native": ("groups 3", "polars"),
+    "kmeans": ("clusters 4", "sklearn"),
+    "threads": ("thread answers", ""),
+    "connection": ("asked and answered", ""),
+    "drawn": ("a number", ""),
+    "pool": ("pool 55, sleep -15", ""),
+    "panel": ("squared 9", "panel"),
+    "data": ("model 3", ""),
+    "text": ("templated", ""),
+    "own_tags": ("tagged", ""),
+    "custom": ("shouted", ""),
+    "twin_one": ("part of one", ""),
+    "twin_two": ("part of two", ""),
+    "single": ("single file", ""),
+    "roots": ("This plot is empty so far.", ""),
+}
+LEFT = {"native": "thread", "kmeans": "thread", "threads": "1 thread (answers)", "connection": "a connection"}
+LEFT |= {"drawn": "a source of random numbers", "pool": "a process"}
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Iterator[Dyno]:
+    folder = temporary_folder()
+    project = copy_project(folder / "app", OTHER_SITE)
+    shutil.copytree(THEIRS, project / "bokeh_app", dirs_exist_ok=True)
+    for name, (_, package) in SHOWS.items():
+        if package and importlib.util.find_spec(package) is None:
+            shutil.rmtree(project / "bokeh_app" / name)
+    one = Dyno(project, {"VISITOR_SESSIONS": "500", "BOKEH_MAX_SESSIONS": "500"}).start()
+    yield one
+    one.clean_up()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("kind", ["/bkapp/", "/with/"])
+@pytest.mark.parametrize("name", SHOWS)
+def test_an_app_shows_what_it_shows_elsewhere(theirs: Dyno, page, name: str, kind: str) -> None:
+    text, package = SHOWS[name]
+    if package:
+        pytest.importorskip(package)
+    page.goto(f"http://127.0.0.1:{theirs.port}{kind}{name}")
+    page.get_by_text(text).first.wait_for()
+    if name == "custom":
+        page.wait_for_function("document.querySelector('[href=\"/styles.css?shout\"]') != null")
+    if name == "panel":
+        slider = page.locator(".noUi-handle").first
+        slider.focus()
+        slider.press("ArrowRight")
+        page.get_by_text("squared 16").first.wait_for()
+    if name in ("panel", "custom"):  # stylesheets that are not to be had here
+        page.complaints.clear()
+
+
+def test_what_must_not_be_shared_by_fork_is_not(theirs: Dyno) -> None:
+    for name, what in LEFT.items():
+        if name in theirs.get("/healthz").text or not (theirs.folder / "bokeh_app" / name).exists():
+            continue
+        assert re.search(
+            f"bokeh_app/{name} leaves .*{re.escape(what)}.* each worker runs it by itself, ", theirs.log()
+        ), name
+    for name in SHOWS.keys() - LEFT.keys():
+        assert f"bokeh_app/{name} leaves" not in theirs.log()
+    for _ in range(10):
+        theirs.token("/bkapp/drawn")
+    drawn = wait_for("numbers", lambda: len(found := re.findall("drawn ([0-9.]+)", theirs.log())) >= 12 and found)
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_the_boot_says_what_may_surprise(theirs: Dyno) -> None:
+    assert "bokeh_app/stray.py is no app, for it has neither curdoc nor servable" in theirs.log()
+    assert "bokeh_app/twin_one and bokeh_app/twin_two both have a module part" in theirs.log()
+    assert "ended with goodbye" in theirs.log()  # the session of the run before the port opened
+    assert "session gone" in theirs.log()
+    assert theirs.log().count("hooked") == 2  # in each worker
+
+
+def test_panel_is_no_app_elses(theirs: Dyno) -> None:
+    pytest.importorskip("panel")
+    theirs.get("/bkapp/panel")
+    for path in ("/bkapp/counter", "/with/counter"):
+        assert "panel" not in theirs.get(path).text
+
+
+def test_a_pool_that_an_app_leaves_makes_the_stop_no_slower(project: Path, dyno: MakeDyno) -> None:
+    shutil.copytree(THEIRS / "pool", project / "bokeh_app" / "pool")
+    one = dyno(project).start()
+    assert one.stop(signal.SIGTERM) == 0
+    assert "killed what had not stopped" not in one.log()
+    one.assert_nothing_left()
+
+
+def test_what_a_killed_worker_had_started_goes_with_it(project: Path, dyno: MakeDyno) -> None:
+    main = project / "bokeh_app" / "counter" / "main.py"
+    main.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '1000'])\n{main.read_text()}")
+    one = dyno(project, {"BOKEH_WORKERS": "1"}).start()
+    (worker,) = one.bokeh_workers()
+    sleeping = wait_for("its process", worker.children)
+    worker.kill()
+    wait_for("another worker", lambda: [new.pid for new in one.bokeh_workers()] not in ([], [worker.pid]))
+    wait_for("the end of the process", lambda: not any(psutil.pid_exists(child.pid) for child in sleeping))
+
+
+SITE_THAT_LEAVES = {
+    "thread": "threading.Thread(target=threading.Event().wait, name='mine', daemon=True).start()",
+    "connection": "app.pair = socket.socketpair()",
+    "source of random numbers": "app.source = numpy.random.default_rng()",
+}
+
+
+def test_a_site_that_must_not_be_shared_is_made_by_each_worker(project: Path, dyno: MakeDyno) -> None:
+    init = project / "flask_app" / "__init__.py"
+    lines = [f"    {line}\n" for line in SITE_THAT_LEAVES.values()]
+    text = init.read_text().replace("    BokehApps(app)\n", "".join(["    BokehApps(app)\n", *lines]))
+    page = """
+    @app.route("/leaves")
+    def leaves():
+        import subprocess
+        sleeping = subprocess.Popen(["sleep", "1000"])
+        sleeping.terminate()
+        names = [thread.name for thread in threading.enumerate()]
+        return {"pid": os.getpid(), "drawn": app.source.random(), "thread": "mine" in names, "sleep": sleeping.wait(5)}
+
+    return app
+"""
+    init.write_text("import socket\nimport threading\n\nimport numpy\n" + text.rsplit("    return app\n", 1)[0] + page)
+    one = dyno(project).start()
+    assert re.search(r"the site leaves 1 thread \(mine\), a connection, a source of random numbers behind", one.log())
+
+    def ask() -> dict[int, dict]:
+        return {answer["pid"]: answer for answer in (one.get("/leaves").json for _ in range(30))}
+
+    answers = wait_for("both workers", lambda: len(found := ask()) == 2 and list(found.values()))
+    assert len({answer["drawn"] for answer in answers}) == 2
+    assert all(answer["thread"] and answer["sleep"] == -signal.SIGTERM for answer in answers)
+    # a reload of gunicorn's own replaces its workers, and loses no request
+    (master,) = {psutil.Process(answer["pid"]).ppid() for answer in answers}
+    psutil.Process(master).send_signal(signal.SIGHUP)
+    before = {answer["pid"] for answer in answers}
+    wait_for("other workers", lambda: not before & ask().keys())
+    wait_for("the end of the old ones", lambda: not any(psutil.pid_exists(pid) for pid in before))
+    assert one.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("kind", ["/bkapp/", "/with/"])
+def test_a_model_that_cannot_be_compiled_costs_only_its_app(project: Path, dyno: MakeDyno, page, kind: str) -> None:
+    shutil.copytree(THEIRS / "custom", project / "bokeh_app" / "custom")
+    model = project / "bokeh_app" / "custom" / "model.py"
+    model.write_text(model.read_text().replace("JavaScript", "TypeScript").replace("const {Div,", "cnst {Div,"))
+    one = dyno(project).start()
+    workers = {worker.pid for worker in one.bokeh_workers()}
+    one.wait_for_log("error: bokeh_app/custom cannot run: .*CompileError")
+    page.goto(f"http://127.0.0.1:{one.port}{kind}custom")
+    page.get_by_text("This plot cannot be shown").first.wait_for()
+    page.complaints.clear()
+    assert one.get("/bkapp/counter").status == 200
+    assert {worker.pid for worker in one.bokeh_workers()} == workers

@@ -1,0 +1,3 @@
+"""No app, but something beside them."""
+
+answer = 42

@@ -1,0 +1,3 @@
+"""What both twins have under one name."""
+
+name = "part of one"
