@@ -15,6 +15,12 @@ It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two f
     reading    what reading that may cost
     faults     whose fault it is when a worker ends
     master     keeps them alive
+    options    what `bokeh serve` can be told, and what there is instead
+    app        one app: its code, and what it must not end
+    warm       its run before anybody opens it
+    fork       what that leaves behind, which workers must not share
+    needs      scripts and stylesheets that a document needs
+    balance    which worker a new session goes to
     idle       the `bokeh` process when the Bokeh workers are on dynos elsewhere
     buildpack  what is different under the nginx buildpack's start script
     check      the build's check of what the person has written

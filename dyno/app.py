@@ -34,8 +34,13 @@ class App(DirectoryHandler):
     It is a DirectoryHandler also for a file, by which Bokeh 3.10 knows that main.py is not to be run in a thread.
     """
 
-    def __init__(self, path: Path, run_dir: Path, faults: Faults, number: int, argv: Sequence[str] = ()) -> None:
-        """Read the app in a folder or file; number is its place among the names that `faults` was made with, from 1."""
+    def __init__(
+        self, path: Path, run_dir: Path, faults: Faults, number: int, argv: Sequence[str], *, read: bool
+    ) -> None:
+        """Take the app in a folder or file; number is its place among the names that `faults` was made with, from 1.
+
+        argv is what it finds in sys.argv behind its own name. read: read it now, which runs the file with its hooks.
+        """
         Handler.__init__(self)
         self._run_dir = run_dir
         self._app, self._faults, self._number, self._argv = path, faults, number, argv
@@ -45,7 +50,8 @@ class App(DirectoryHandler):
         self._handler = Handler()  # does nothing
         self._static = str(path / "static") if (path / "static").is_dir() else None
         self._is_read = self._has_run = False
-        self._guard(self._read)
+        if read:
+            self._guard(self._read)
 
     failed = property(lambda self: bool(self._problem) or self._handler.failed)
     error = property(lambda self: (self._problem.strip().splitlines() or [self._handler.error])[-1])
@@ -94,6 +100,7 @@ class App(DirectoryHandler):
         self._handler.modify_document(doc)
 
     def on_server_loaded(self, server_context):
+        self._guard(self._read)
         return self._faults.call(self._number, self._handler.on_server_loaded, server_context)
 
     def on_server_unloaded(self, server_context):

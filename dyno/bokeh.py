@@ -173,17 +173,21 @@ class Apps:
         needs.save(self._run_dir, "", needs.of(self._values))
         failed, left = [], {}
         for number, path in enumerate(apps.paths(), 1):
-            name = apps.name(path)
-            app = App(path, self._run_dir, self._faults, number, self._argv)
+            name, may_share = apps.name(path), fork.CAN_SEE and apps.name(path) not in self._not_shared
+            before, began = fork.Before(), time.monotonic()
+            app = App(path, self._run_dir, self._faults, number, self._argv, read=may_share)
             self.applications[f"/{name}"] = application = self._make(name, app)
             if name in self._suspect:
                 self._faults.suspect(name)
                 failed.append((name, "it ended the whole process, or did not end"))
-            elif self._values["BOKEH_WARM"] and private.has("warm") and fork.CAN_SEE:
-                if app.has_hooks or name in self._not_shared:
+            elif self._values["BOKEH_WARM"] and private.has("warm"):
+                if app.has_hooks or not may_share:
                     self.for_workers.append(name)
-                elif problem := self._try(app, application, name, left):
+                elif problem := self._try(app, application, name):
                     failed.append((name, problem))
+            if may_share and (what := before.left()):
+                left[name] = f"leaves {what} behind, which a fork must not share: each worker runs it by itself, "
+                left[name] += f"{before.grown():.0f} MB and {time.monotonic() - began:.1f} s more for each"
         for name, problem in failed:
             print(f"error: bokeh_app/{name} cannot run: {problem}", file=sys.stderr, flush=True)
             health.note_failure(self._run_dir, name, problem)
@@ -199,25 +203,16 @@ class Apps:
         # Bokeh would add the first of these itself, which calls what is to be called before the second
         return Application(*handlers, DocumentLifecycleHandler(), Forget())
 
-    def _try(self, app: App, application: Application, name: str, left: dict[str, str]) -> str:
-        """Run an app once; return what is wrong with it, if anything is. Into `left` goes what it leaves in this process."""
-        trying, process = self._run_dir / "trying", psutil.Process()
+    def _try(self, app: App, application: Application, name: str) -> str:
+        """Run an app once; return what is wrong with it, if anything is."""
+        trying, problem = self._run_dir / "trying", ""
         trying.write_text(name)
-        before, began, size, problem = fork.Before(), time.monotonic(), process.memory_info().rss, ""
         try:
             asyncio.run(warm.run(application, name, self._values))
         except (Exception, SystemExit):  # a template that cannot be rendered, say
             problem = one_line(traceback.format_exc())
         trying.unlink()
-        if app.failed:
-            problem = one_line(app.error_detail or app.error)
-        if what := before.left():
-            seconds, more = time.monotonic() - began, max(0, process.memory_info().rss - size) / 1e6
-            left[name] = (
-                f"leaves {what} behind, which a fork must not share: each worker runs it by itself, {more:.0f} MB and "
-            )
-            left[name] += f"{seconds:.1f} s more for each"
-        return problem
+        return one_line(app.error_detail or app.error) if app.failed else problem
 
 
 def _names(variable: str) -> list[str]:

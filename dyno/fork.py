@@ -33,6 +33,7 @@ class Before:
 
     def __init__(self) -> None:
         self._tasks, self._files, self._has_children = _tasks(), _files(), _has_children()
+        self._size = psutil.Process().memory_info().rss
         gc.freeze()  # what is there now is not looked through again; `gc.unfreeze` makes it as it was
 
     def left(self) -> str:
@@ -42,6 +43,10 @@ class Before:
         if self._look():
             gc.collect()  # what nobody refers to any more is not left
         return self._look()
+
+    def grown(self) -> float:
+        """Return by how many MB this process has grown since."""
+        return (psutil.Process().memory_info().rss - self._size) / 1e6
 
     def _look(self) -> str:
         end = time.monotonic() + GONE

@@ -125,6 +125,7 @@ class Gate(AuthProvider):
         self._faults = faults
         self.websockets: weakref.WeakKeyDictionary[WebSocketHandler, float] = weakref.WeakKeyDictionary()
         self._closing = False
+        self.is_ready = False  # for /healthz and the start script, which ask for metadata; who comes before that waits
         super().__init__()
 
     login_url = property(lambda self: self._inner.login_url or (None if self._inner.get_login_url else "/"))
@@ -140,6 +141,8 @@ class Gate(AuthProvider):
         Raises HTTPError: 403 for a token that we did not sign for this app, 429 when a page would be one session too many,
         503 when its app is off. A WebSocket is told that once it is open: a browser does not say why one was refused.
         """
+        if isinstance(handler, MetadataHandler) and not self.is_ready:
+            raise HTTPError(503, "starting")
         context = getattr(handler, "application_context", None)  # of the app that is asked for
         app = context.url.strip("/") if context else ""
         if isinstance(handler, WebSocketHandler):

@@ -3,11 +3,16 @@
 The names are gunicorn's own: https://docs.gunicorn.org/en/stable/settings.html
 """
 
+# ruff: noqa: E402 (one thing has to come before the imports)
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's handler comes later
+
 import contextlib
 import gc
 import mmap
 import os
-import signal
 import sys
 import threading
 import time
@@ -18,7 +23,6 @@ import flask
 import gunicorn.errors
 import gunicorn.glogging
 import jinja2
-import psutil
 
 from dyno import buildpack, fork, health, settings, sigterm
 from dyno.log import Discreet, one_line, print_whole_lines
@@ -27,7 +31,6 @@ from dyno.signals import outlived
 buildpack.stand_in()
 _settings = settings.read()
 print_whole_lines()
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's comes later
 sigterm.disregard()
 # not by gunicorn's pidfile, which it writes when the site is imported: a site that cannot be is noticed at once
 Path(_settings["RUN_DIR"], "flask.pid").write_text(str(os.getpid()))
@@ -66,7 +69,6 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm
 control_socket_disable = True
 
 _before, _began = fork.Before(), time.monotonic()
-_size = psutil.Process().memory_info().rss
 _deaths = health.Deaths()
 # shared with the workers: by age, those that end because of max_requests, and the requests that each is answering
 _retired, _answering = mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)
@@ -85,10 +87,9 @@ class logger_class(gunicorn.glogging.Logger):
 def on_starting(server):
     """See whether the site may be shared by fork, and have gunicorn stop its workers in a way that the platform does not."""
     if server.cfg.preload_app and (left := _before.left()):
-        more, seconds = (psutil.Process().memory_info().rss - _size) / 1e6, time.monotonic() - _began
         print(
             f"the site leaves {left} behind, which a fork must not share: each worker of gunicorn makes it by itself, "
-            f"{more:.0f} MB and {seconds:.1f} s for each", flush=True,
+            f"{_before.grown():.0f} MB and {time.monotonic() - _began:.1f} s for each", flush=True,
         )  # fmt: skip
         os.environ[NOT_SHARED] = "1"
         fork.execute_again()

@@ -151,7 +151,7 @@ SETTINGS = {
             "BOKEH_WARM",
             "1",
             "0 or 1",
-            "1 runs each app once before the port opens: no visitor waits for imports, an app that fails ends the boot.",
+            "1 runs each app once before the port opens: no visitor waits for imports, and one that fails is named.",
             _switch,
         ),
         Setting(

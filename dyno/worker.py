@@ -140,6 +140,7 @@ class Worker(Serve):
                 await warm.run(self._applications[f"/{name}"], name, self._values, is_loaded=True)
             except (Exception, SystemExit):
                 print(f"error: bokeh_app/{name} cannot run: {one_line(traceback.format_exc())}", file=sys.stderr)
+        self._gate.is_ready = True
 
 
 def _endless(start: Callable[[], None]) -> Callable[[], None]:
