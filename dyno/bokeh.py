@@ -180,6 +180,8 @@ class Apps:
             if name in self._suspect:
                 self._faults.suspect(name)
                 failed.append((name, "it ended the whole process, or did not end"))
+            elif app.failed:  # it is no Python
+                failed.append((name, one_line(app.error_detail or app.error)))
             elif self._values["BOKEH_WARM"] and private.has("warm"):
                 if app.has_hooks or not may_share:
                     self.for_workers.append(name)

@@ -333,8 +333,8 @@ class WebSocket(WSHandler):
 
     async def _needs(self) -> dict[str, object]:
         """Return what the page has to load for this document, when some of its models are not Bokeh's own."""
-        document = self.session.document
-        if not needs.has_own(document):
+        document = self.session.document if self.session else None
+        if document is None or not needs.has_own(document):
             return {}
         try:
             found = await asyncio.to_thread(

@@ -147,14 +147,18 @@ def _endless(start: Callable[[], None]) -> Callable[[], None]:
     """Return what runs an event loop until it is stopped, though a task of an app's own calls sys.exit()."""
 
     def run() -> None:
+        loop = asyncio.get_event_loop()
+        if signal.SIGTERM not in sigterm.stops():
+            loop.remove_signal_handler(signal.SIGTERM)  # Bokeh would stop at it
+            sigterm.disregard()
         while True:
             try:
-                sigterm.disregard()  # Bokeh would stop at it
                 start()
                 # Bokeh 3.10 runs the loop once more to stop in it, which nothing may stop; the master sees to its end
-                asyncio.get_event_loop().remove_signal_handler(signal.SIGINT)
+                loop.remove_signal_handler(signal.SIGINT)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-                sigterm.disregard()
+                loop.remove_signal_handler(signal.SIGTERM)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 return
             except (SystemExit, KeyboardInterrupt, CostlyError) as stop:
                 logging.getLogger(__name__).error("a task of an app: %r", stop, exc_info=stop)
