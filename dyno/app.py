@@ -64,6 +64,8 @@ class App(DirectoryHandler):
         return any((self._app / hooks).exists() for hooks in HOOKS)
 
     def _read(self) -> None:
+        if missing := apps.missing(self._app):
+            raise ImportError(f"a notebook needs packages: add {' and '.join(missing)} to requirements.txt")
         if not self._is_read:
             kind = {".py": ScriptHandler, ".ipynb": NotebookHandler}.get(self._app.suffix, DirectoryHandler)
             kind = DirectoryHandler if self._app.is_dir() else kind

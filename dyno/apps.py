@@ -46,6 +46,12 @@ def main(path: Path) -> Path:
     return next((path / file for file in MAINS if (path / file).is_file()), path)
 
 
+def missing(path: Path) -> list[str]:
+    """Return the packages that are missing to read an app in a folder or file: those of a notebook."""
+    needed = FOR_NOTEBOOKS if main(path).suffix == ".ipynb" else ()
+    return [package for package in needed if importlib.util.find_spec(package) is None]
+
+
 def strays() -> list[str]:
     """Return a line for each script beside the apps that is none."""
     return [
@@ -87,11 +93,6 @@ def check() -> None:
             wrong.append(f"{own} is a name that the Bokeh server needs itself: choose another")
         if same := [other.name for other in found if name(other) == name(path) and other != path]:
             wrong.append(f"{own} and bokeh_app/{same[0]} are two apps of the same name: choose another for one")
-        missing = [package for package in FOR_NOTEBOOKS if importlib.util.find_spec(package) is None]
-        if main(path).suffix == ".ipynb" and missing:
-            wrong.append(
-                f"{main(path).relative_to(ROOT)} is a notebook: add {' and '.join(missing)} to requirements.txt"
-            )
     if wrong:
         raise AppsError("\n".join(wrong))
 

@@ -9,7 +9,7 @@
 // arrays ("buffer for id=… not found"), which 3.10 can. Once it can be given a fresh token and more patience, enter() and
 // what it needs is all that is left of this file.
 //
-// An app that sets curdoc().config.reconnect_session = False is left to itself.
+// An app that sets curdoc().config.reconnect_session = False is left to itself, with BokehJS's own notice.
 //
 // What is taken from BokehJS 3.9 and 3.10. Documented: Bokeh.documents, index, Models.get, Document.roots, .on_change,
 // .remove_on_change, Model.setv, .references. Not documented, and what goes without:
@@ -536,7 +536,8 @@
     watch(doc, places, dialed) {
       const shown = {doc, places, dialed, lost: false, beside: false} // beside: the old one, while it is given the values
       this.shown = shown
-      const recovers = doc.config.reconnect_session
+      // Panel sets both to false for every app of its own, which is no wish of the app's
+      const recovers = doc.config.reconnect_session || !doc.config.notify_connection_status
       const lose = (connection) => {
         clearTimeout(shown.stable)
         connection?.close() // or each change of a widget would be an error in the console

@@ -158,7 +158,7 @@ SETTINGS = {
             "BOKEH_HANG_TIMEOUT",
             "60",
             "seconds, 0 to 86400",
-            "A Bokeh worker that does nothing else for this long is replaced; 0: never.",
+            "A Bokeh worker that does nothing else for this long is replaced (see Long work); 0: never.",
             _whole(0, 86400),
         ),
         Setting(

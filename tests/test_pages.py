@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import ROOT, Dyno, free_port, temporary_folder, wait_for
+from conftest import run_for_the_session
+from dyno_under_test import ROOT, Dyno, free_port, is_alive, temporary_folder, wait_for
 
 from flask_app import create_app
 
@@ -79,6 +80,12 @@ def example_behind_https(example_site: Dyno) -> Iterator[str]:
 def routed_behind_https(routed_site: Dyno) -> Iterator[str]:
     """The address of the site with https only and another prefix, behind a router that ends https."""
     yield from run_router(routed_site.port)
+
+
+@pytest.fixture(scope="module")
+def one_worker() -> Iterator[Dyno]:
+    """The example with one worker, so that all visitors have the same."""
+    yield from run_for_the_session(None, "installed", BOKEH_WORKERS="1")
 
 
 def open_page(page, url: str) -> None:
@@ -246,6 +253,54 @@ def test_the_dyno_app_streams(example_site: Dyno, page) -> None:
     third = source_values(page, different_from=second)
     lengths = [sum(len(values) for source in values_of for _, values in source) for values_of in (first, second, third)]
     assert lengths[0] < lengths[1] < lengths[2]
+
+
+def test_long_work_shows_how_far_it_is_and_can_be_cancelled(example_site: Dyno, page) -> None:
+    open_page(page, f"{base(example_site)}/apps/sea_surface")
+    assert_plots_are_drawn(page, 1)
+    begin, cancel = (page.get_by_role("button", name=name) for name in ("How sure is it?", "Cancel"))
+
+    def percent() -> int:
+        return page.evaluate("Bokeh.documents[0].get_model_by_name('progress').value")
+
+    def band() -> list:
+        return next(dict(values)["low"] for values in source_values(page) if "low" in dict(values))
+
+    begin.click()
+    first = wait_for("some progress", percent)
+    process = example_site.find(r"band\.py")[0]
+    assert example_site.get("/healthz").status == 200
+    for _ in range(4):  # of both workers
+        assert example_site.get("/bkapp/sliders").status == 200
+    wait_for("more progress", lambda: percent() > first)
+    cancel.click()
+    page.get_by_text("Cancelled.").wait_for()
+    wait_for("the end of the process", lambda: not is_alive(process))
+    assert band() == []
+    begin.click()
+    page.get_by_text("it is in the orange band").wait_for(timeout=120_000)
+    assert len(band()) > 500
+    assert not example_site.find(r"band\.py")
+    turn_slider(page, 3)
+    wait_for("no band around another average", lambda: band() == [])
+
+
+def test_long_work_waits_for_other_visitors_and_ends_when_its_own_leaves(one_worker: Dyno, browser, page) -> None:
+    first = browser.new_page()
+    try:
+        for visitor in (first, page):
+            open_page(visitor, f"{base(one_worker)}/bkapp/sea_surface")
+            assert_plots_are_drawn(visitor, 1)
+        first.get_by_role("button", name="How sure is it?").click()
+        process = wait_for("the process", lambda: one_worker.find(r"band\.py"))[0]
+        page.get_by_role("button", name="How sure is it?").click()
+        page.get_by_text("Waiting until another visitor's work is done").wait_for()
+    finally:
+        first.close()
+    page.get_by_text("Computing").wait_for()
+    assert not is_alive(process)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled.").wait_for()
 
 
 GOOD_CSV = b"day,north,south\n2026-01-01,1.5,7\n2026-01-02,2.5,8\n2026-01-03,,9\n"

@@ -367,12 +367,14 @@ def test_apps_that_cannot_run_cost_only_themselves(project: Path, dyno: MakeDyno
         if template:
             (templates / "index.html").write_text(template)
     (project / "bokeh_app" / "later" / "theme.yaml").write_text("attrs:\n  Plot: [\n")
+    (project / "bokeh_app" / "noted.ipynb").write_text("{}")
     one = dyno(project).start()
     for name, (*_, error) in APPS_THAT_CANNOT_RUN.items():
         assert re.search(f"error: bokeh_app/{name} cannot run: .*{error}", one.log()), name
     assert re.search(
         r"bokeh_app/later cannot run: yaml.*: while parsing .* expected .*later/theme\.yaml\", line 3", one.log()
     )
+    assert re.search(r"bokeh_app/noted cannot run: .*add nbconvert and nbformat to requirements\.txt", one.log())
     health = one.get("/healthz")
     assert health.status == 200
     for name in (*APPS_THAT_CANNOT_RUN, "later"):
