@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from browsing import turn_slider
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
 
 MakeDyno = Callable[..., Dyno]
@@ -62,9 +63,7 @@ def test_an_app_shows_what_it_shows_elsewhere(theirs: Dyno, page, name: str, kin
     if name == "custom":
         page.wait_for_function("document.querySelector('[href=\"/styles.css?shout\"]') != null")
     if name == "panel":
-        slider = page.locator(".noUi-handle").first
-        slider.focus()
-        slider.press("ArrowRight")
+        turn_slider(page)
         page.get_by_text("squared 16").first.wait_for()
     if name in ("panel", "custom"):  # stylesheets that are not to be had here
         page.complaints.clear()
@@ -98,6 +97,23 @@ def test_panel_is_no_app_elses(theirs: Dyno) -> None:
     theirs.get("/bkapp/panel")
     for path in ("/bkapp/counter", "/with/counter"):
         assert "panel" not in theirs.get(path).text
+
+
+def test_panels_page_comes_back_with_its_values(project: Path, dyno: MakeDyno, page) -> None:
+    pytest.importorskip("panel")
+    shutil.copytree(THEIRS / "panel", project / "bokeh_app" / "panel")
+    one = dyno(project, {"BOKEH_WORKERS": "1"}).start()
+    page.goto(f"http://127.0.0.1:{one.port}/with/panel")
+    page.get_by_text("squared 9").first.wait_for()
+    turn_slider(page)
+    page.get_by_text("squared 16").first.wait_for()
+    one.bokeh_workers()[0].kill()
+    wait_for("another connection", lambda: one.log().count("WebSocket connection opened") == 2)
+    page.wait_for_function("document.querySelectorAll('.noUi-handle, [data-bokeh-app] > div').length == 1")
+    page.get_by_text("squared 16").first.wait_for()
+    turn_slider(page, -1)
+    page.get_by_text("squared 9").first.wait_for()
+    page.complaints.clear()
 
 
 def test_a_pool_that_an_app_leaves_makes_the_stop_no_slower(project: Path, dyno: MakeDyno) -> None:
