@@ -132,6 +132,9 @@ USES = {
         {
             "bokeh.embed.server:server_html_page_for_session": "session resources title template template_variables",
             "bokeh.server.contexts:ApplicationContext.create_session_if_needed": "self session_id request token",
+            "bokeh.server.contexts:ApplicationContext._discard_session": "self session should_discard",
+            "bokeh.server.session:ServerSession.expiration_blocked": "",
+            "bokeh.server.session:ServerSession.with_document_locked": "",
         },
     ),
 }

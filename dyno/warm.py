@@ -10,11 +10,14 @@ from bokeh.application import Application
 from bokeh.embed.server import server_html_page_for_session
 from bokeh.resources import Resources
 from bokeh.server.contexts import ApplicationContext
+from bokeh.server.session import ServerSession
 from bokeh.util.token import get_session_id
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop
 
 from dyno import needs, tokens
+
+TRIES = 10  # to end a session whose callbacks add others
 
 
 async def run(application: Application, name: str, values: Mapping[str, object], *, is_loaded: bool = False) -> None:
@@ -39,7 +42,22 @@ async def run(application: Application, name: str, values: Mapping[str, object],
         if not any(handler.failed for handler in application.handlers):
             needs.save(Path(str(values["RUN_DIR"])), name, found)
     finally:
-        await context._discard_session(session, lambda _: True)
+        await _let_go(context, session)
+
+
+async def _let_go(context: ApplicationContext, session: ServerSession) -> None:
+    """End a session. Bokeh keeps one in which a callback is waiting, and in a worker that would be called for ever."""
+    for _ in range(TRIES):
+        for callback in session.document.session_callbacks:
+            session.document.callbacks.remove_session_callback(callback)
+        if not session.expiration_blocked:
+            break
+        await session.with_document_locked(_nothing)  # after those that were called before
+    await context._discard_session(session, lambda _: True)
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 class _NoConnection:

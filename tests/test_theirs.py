@@ -32,6 +32,7 @@ SHOWS = {
     "twin_one": ("part of one", ""),
     "twin_two": ("part of two", ""),
     "single": ("single file", ""),
+    "ticking": ("ticked", ""),
     "roots": ("This plot is empty so far.", ""),
 }
 LEFT = {"native": "thread", "kmeans": "thread", "threads": "1 thread (answers)", "connection": "a connection"}
@@ -88,7 +89,9 @@ def test_the_boot_says_what_may_surprise(theirs: Dyno) -> None:
     assert "bokeh_app/stray.py is no app, for it has neither curdoc nor servable" in theirs.log()
     assert "bokeh_app/twin_one and bokeh_app/twin_two both have a module part" in theirs.log()
     assert "ended with goodbye" in theirs.log()  # the session of the run before the port opened
-    assert "session gone" in theirs.log()
+    theirs.wait_for_log("session gone")  # in a worker, which runs an app with hooks by itself
+    assert "ticking is over" in theirs.log()
+    assert "came back to life" not in theirs.log()
     assert theirs.log().count("hooked") == 2  # in each worker
 
 
