@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -49,11 +49,20 @@ def lasting(unused: int) -> dict[str, str]:
 
 
 def dyno(
-    server: Server, venv: Path = VENV, example: bool = False, bokeh: str = "", unused: int = 0, **env: str
+    server: Server,
+    venv: Path = VENV,
+    example: bool = False,
+    bokeh: str = "",
+    unused: int = 0,
+    further: Mapping[str, str] | None = None,
+    **env: str,
 ) -> Urls:
     """this dyno"""
     port = free_port()
     copy_project(server.folder, None if example else SITE)
+    for name, main in (further or {}).items():  # apps
+        (server.folder / "bokeh_app" / name).mkdir()
+        (server.folder / "bokeh_app" / name / "main.py").write_text(main)
     procfile = server.folder / "Procfile.dyno"
     procfile.write_text(procfile.read_text().rstrip() + f" {bokeh}{dropping(unused)}\n")
     build = {**os.environ, "PATH": f"{venv}/bin{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
