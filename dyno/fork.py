@@ -125,9 +125,11 @@ def _random_numbers() -> list[str]:
     kinds = (random.Random, *((numpy.Generator, numpy.RandomState) if numpy else ()))
     # seeded anew in each worker: numpy's own by us (reseed), those of temporary names by themselves
     safe = [getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)]
-    safe += [getattr(one, "_rng", None) for one in (_attribute("tempfile:_name_sequence"), _attribute(SEMAPHORES))]
-    safe_ids = set(map(id, safe))
-    for one in gc.get_objects():
+    objects, of_names = gc.get_objects(), _attribute("tempfile:_RandomNameSequence")
+    names = [one for one in objects if of_names and isinstance(one, of_names)]  # joblib has one of its own
+    names += [_attribute("tempfile:_name_sequence"), _attribute(SEMAPHORES)]  # which may have been there before
+    safe_ids = set(map(id, [*safe, *(getattr(one, "_rng", None) for one in names)]))
+    for one in objects:
         is_source = isinstance(one, kinds) and not isinstance(one, random.SystemRandom)
         if is_source and id(one) not in safe_ids and not _is_chosen(one):
             return ["a source of random numbers"]

@@ -33,6 +33,7 @@ SHOWS = {
     "twin_two": ("part of two", ""),
     "single": ("single file", ""),
     "ticking": ("ticked", ""),
+    "names": ("a temporary name", ""),
     "roots": ("This plot is empty so far.", ""),
 }
 LEFT = {"native": "thread", "kmeans": "thread", "threads": "1 thread (answers)", "connection": "a connection"}
