@@ -109,6 +109,8 @@ def look(browser, url: str) -> View:
         with contextlib.suppress(Error):
             page.wait_for_function(f"({ROOTS})() > 0", timeout=SECONDS * 1000)
         page.wait_for_timeout(STILL * 1000)
+        with contextlib.suppress(Error):  # on a busy machine: that it works, or takes longer than usual
+            page.wait_for_function(f"({SENTENCES})() == ''", timeout=SECONDS * 1000)
         said = page.evaluate(SENTENCES)
         if page.get_by_text("This plot could not be made.").count():
             said = "This plot could not be made."
@@ -200,7 +202,10 @@ def compare(apps: list[Path]) -> None:
             row = [one.says(view) for one in together[called(app)]]
             if view.says() == "shown" and row != ["shown", "shown"] and len(apps) > 1:
                 alone = [one.says(view) for one in look_at_both(browser, [app])[called(app)]]
-                row = [f"{cell} (alone: {other})" for cell, other in zip(row, alone, strict=True)]
+                row = [
+                    cell if cell == other else f"{cell} (alone: {other})"
+                    for cell, other in zip(row, alone, strict=True)
+                ]
             cells[called(app)] = [view.says(), *row]
     print(f"\nBokeh {version('bokeh')}:\n")
     print("| app | `bokeh serve` | own page | page of the site |\n|---|---|---|---|")
