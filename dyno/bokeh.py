@@ -161,19 +161,14 @@ class Apps:
         RUN_DIR/trying holds the app's name, for the start script to tell which one never ends, or ends the process. Raises
         BokehError when no app can run.
         """
-        for line in apps.strays():
-            print(line, flush=True)
-        for module, (one, other, *_) in apps.twins().items():
-            print(
-                f"bokeh_app/{one.name} and bokeh_app/{other.name} both have a module {module}: each app is run with its own; "
-                f"with an empty __init__.py beside it, `from . import {module}` is sure in callbacks, too", flush=True,
-            )  # fmt: skip
         for file in (static.source() / "js").glob("*.min.js"):
             StaticHandler.append_version(f"js/{file.name}")  # Bokeh hashes each once; before the fork, that is for all
         needs.save(self._run_dir, "", needs.of(self._values))
-        failed, left = [], {}
+        failed, left, trying = [], {}, self._run_dir / "trying"
         for number, path in enumerate(apps.paths(), 1):
-            name, may_share = apps.name(path), fork.CAN_SEE and apps.name(path) not in self._not_shared
+            name = apps.name(path)
+            may_share = fork.CAN_SEE and name not in [*self._not_shared, *self._suspect]
+            trying.write_text(name)
             before, began = fork.Before(), time.monotonic()
             app = App(path, self._run_dir, self._faults, number, self._argv, read=may_share)
             self.applications[f"/{name}"] = application = self._make(name, app)
@@ -190,13 +185,24 @@ class Apps:
             if may_share and (what := before.left()):
                 left[name] = f"leaves {what} behind, which a fork must not share: each worker runs it by itself, "
                 left[name] += f"{before.grown():.0f} MB and {time.monotonic() - began:.1f} s more for each"
+            trying.unlink()
+        if left and len(failed) < len(self.applications):
+            _start_anew(left, self._not_shared)  # where all is told that is told below
+        self._tell(failed)
+
+    def _tell(self, failed: list[tuple[str, str]]) -> None:
+        for line in apps.strays():
+            print(line, flush=True)
+        for module, (one, other, *_) in apps.twins().items():
+            print(
+                f"bokeh_app/{one.name} and bokeh_app/{other.name} both have a module {module}: each app is run with its own; "
+                f"with an empty __init__.py beside it, `from . import {module}` is sure in callbacks, too", flush=True,
+            )  # fmt: skip
         for name, problem in failed:
             print(f"error: bokeh_app/{name} cannot run: {problem}", file=sys.stderr, flush=True)
             health.note_failure(self._run_dir, name, problem)
         if len(failed) == len(self.applications):
             raise BokehError("no app of bokeh_app/ can run")
-        if left:
-            _start_anew(left, self._not_shared)
 
     def _make(self, name: str, app: App) -> Application:
         handlers = [app]
@@ -207,13 +213,11 @@ class Apps:
 
     def _try(self, app: App, application: Application, name: str) -> str:
         """Run an app once; return what is wrong with it, if anything is."""
-        trying, problem = self._run_dir / "trying", ""
-        trying.write_text(name)
+        problem = ""
         try:
             asyncio.run(warm.run(application, name, self._values))
         except (Exception, SystemExit):  # a template that cannot be rendered, say
             problem = one_line(traceback.format_exc())
-        trying.unlink()
         return one_line(app.error_detail or app.error) if app.failed else problem
 
 

@@ -104,7 +104,7 @@ def test_a_cold_page_with_sliders_is_less_than_420_kb(example: Path, dyno: MakeD
     page.goto(f"http://localhost:{one.port}/apps/sliders")
     assert_plots_are_drawn(page, 1)
     record_property("figure", f"{sum(sizes) / 1e3:.0f} kB of {sum(size > 0 for size in sizes)} responses")
-    assert sum(sizes) < 415_000  # the WebSocket's messages, compressed, are 7,000 more
+    assert sum(sizes) < 412_000  # the WebSocket's messages, compressed, are 7,000 more
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
