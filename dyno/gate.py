@@ -39,7 +39,9 @@ class Room:
     between two of them, and those of a page of the site before those of the apps' own pages.
     """
 
-    def __init__(self, values: Mapping[str, object]) -> None:
+    def __init__(self, values: Mapping[str, object], lifetime: int) -> None:
+        """Take the settings, and the milliseconds for which Bokeh keeps a session that nobody is connected to."""
+        self._lifetime = lifetime
         self._max_sessions = int(values["BOKEH_MAX_SESSIONS"])
         self._max_of_visitor = int(values["VISITOR_SESSIONS"])
         self._max_starts = int(values["BOKEH_MAX_STARTS"])
@@ -99,11 +101,20 @@ class Room:
         self._opened.add(session)
 
     def clear(self, sessions: Iterable[ServerSession]) -> None:
-        """Let those sessions go that no WebSocket has opened in time; Bokeh does it when it looks for unused ones."""
+        """Let those sessions go that no WebSocket has opened in time; Bokeh does it when it looks for unused ones.
+
+        But never while a callback of theirs is waiting, as one that is called more often than it can run always is: of a
+        session that nobody is coming back to, those are called no more.
+        """
         for session in sessions:
-            unused = session not in self._opened and session.connection_count == 0
-            if unused and session.milliseconds_since_last_unsubscribe > 1000 * UNOPENED_SECONDS:
+            if session.connection_count:
+                continue
+            age = session.milliseconds_since_last_unsubscribe
+            if session not in self._opened and age > 1000 * UNOPENED_SECONDS:
                 session.request_expiration()
+            if session.expiration_blocked and (session.expiration_requested or age > self._lifetime):
+                for callback in session.document.session_callbacks:
+                    session.document.callbacks.remove_session_callback(callback)
         past = time.monotonic() - OFFENCE_SECONDS
         self._offences = {address: times for address, times in self._offences.items() if times[-1] > past}
 

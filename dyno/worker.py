@@ -87,7 +87,9 @@ class Worker(Serve):
         return self._applications
 
     def customize_kwargs(self, args, server_kwargs):
-        self._gate = Gate(server_kwargs["auth_provider"], Room(self._values), self._faults)
+        self._gate = Gate(
+            server_kwargs["auth_provider"], Room(self._values, args.unused_session_lifetime), self._faults
+        )
         self._limits = Limits(self._values, args.websocket_max_message_size, self._faults)
         WebSocket.limits = self._limits
         self._publish_auth_urls()

@@ -392,7 +392,7 @@ def test_apps_that_cannot_run_cost_only_themselves(project: Path, dyno: MakeDyno
 def test_an_app_that_never_ends_costs_only_itself(project: Path, dyno: MakeDyno) -> None:
     (project / "bokeh_app" / "wrong").mkdir()
     (project / "bokeh_app" / "wrong" / "main.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
-    one = dyno(project, {"BOOT_TIMEOUT": "16"}).start()
+    one = dyno(project, {"BOOT_TIMEOUT": "20"}).start()
     assert "error: bokeh_app/wrong cannot run: it still runs after 50% of BOOT_TIMEOUT; starting again" in one.log()
     assert one.get("/healthz").text == "ok\nbokeh_app/wrong could not run at the start\n"
 

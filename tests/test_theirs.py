@@ -50,8 +50,13 @@ def theirs() -> Iterator[Dyno]:
             shutil.rmtree(project / "bokeh_app" / name)
     one = Dyno(project, {"VISITOR_SESSIONS": "500", "BOKEH_MAX_SESSIONS": "500"}).start()
     yield one
-    one.clean_up()
-    shutil.rmtree(folder)
+    try:  # a pool of processes that an app has left makes the stop no slower
+        assert one.stop(signal.SIGTERM) == 0
+        assert "killed what had not stopped" not in one.log()
+        one.assert_nothing_left()
+    finally:
+        one.clean_up()
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("kind", ["/bkapp/", "/with/"])
@@ -103,6 +108,21 @@ def test_panel_is_no_app_elses(theirs: Dyno) -> None:
         assert "panel" not in theirs.get(path).text
 
 
+def test_a_session_whose_callbacks_are_late_ends_too(project: Path, dyno: MakeDyno) -> None:
+    shutil.copytree(THEIRS / "roots", project / "bokeh_app" / "late")
+    main = project / "bokeh_app" / "late" / "main.py"
+    main.write_text(f"{main.read_text()}import time\ncurdoc().add_periodic_callback(lambda: time.sleep(0.05), 10)\n")
+    procfile = project / "Procfile.dyno"
+    procfile.write_text(procfile.read_text().replace("dyno.bokeh", "dyno.bokeh --unused-session-lifetime 100"))
+    one = dyno(project).start()
+    before = one.log().count("ended with goodbye")
+    status, websocket = one.handshake("/bkapp/late/ws", one.token("/with/late"))
+    with websocket:
+        assert status == 101
+        assert websocket.recv(1)  # the session is there
+    wait_for("the end of the session", lambda: one.log().count("ended with goodbye") > before)
+
+
 def test_panels_page_comes_back_with_its_values(project: Path, dyno: MakeDyno, page) -> None:
     pytest.importorskip("panel")
     shutil.copytree(THEIRS / "panel", project / "bokeh_app" / "panel")
@@ -118,14 +138,6 @@ def test_panels_page_comes_back_with_its_values(project: Path, dyno: MakeDyno, p
     turn_slider(page, -1)
     page.get_by_text("squared 9").first.wait_for()
     page.complaints.clear()
-
-
-def test_a_pool_that_an_app_leaves_makes_the_stop_no_slower(project: Path, dyno: MakeDyno) -> None:
-    shutil.copytree(THEIRS / "pool", project / "bokeh_app" / "pool")
-    one = dyno(project).start()
-    assert one.stop(signal.SIGTERM) == 0
-    assert "killed what had not stopped" not in one.log()
-    one.assert_nothing_left()
 
 
 def test_what_a_killed_worker_had_started_goes_with_it(project: Path, dyno: MakeDyno) -> None:
@@ -180,16 +192,16 @@ def test_a_site_that_must_not_be_shared_is_made_by_each_worker(project: Path, dy
     assert one.stop(signal.SIGTERM) == 0
 
 
-@pytest.mark.parametrize("kind", ["/bkapp/", "/with/"])
-def test_a_model_that_cannot_be_compiled_costs_only_its_app(project: Path, dyno: MakeDyno, page, kind: str) -> None:
+def test_a_model_that_cannot_be_compiled_costs_only_its_app(project: Path, dyno: MakeDyno, page) -> None:
     shutil.copytree(THEIRS / "custom", project / "bokeh_app" / "custom")
     model = project / "bokeh_app" / "custom" / "model.py"
     model.write_text(model.read_text().replace("JavaScript", "TypeScript").replace("const {Div,", "cnst {Div,"))
     one = dyno(project).start()
     workers = {worker.pid for worker in one.bokeh_workers()}
     one.wait_for_log("error: bokeh_app/custom cannot run: .*CompileError")
-    page.goto(f"http://127.0.0.1:{one.port}{kind}custom")
-    page.get_by_text("This plot cannot be shown").first.wait_for()
+    for kind in ("/bkapp/", "/with/"):
+        page.goto(f"http://127.0.0.1:{one.port}{kind}custom")
+        page.get_by_text("This plot cannot be shown").first.wait_for()
     page.complaints.clear()
     assert one.get("/bkapp/counter").status == 200
     assert {worker.pid for worker in one.bokeh_workers()} == workers

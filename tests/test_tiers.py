@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import secrets
@@ -39,13 +40,15 @@ class Tiers(NamedTuple):
     bokeh: list[Dyno]
 
 
-def make(scratch: Path, new: MakeDyno, count: int = 2) -> Tiers:
-    """Make both tiers from one source; start the Bokeh dynos, then the Flask dyno."""
+def make(scratch: Path, new: MakeDyno, count: int = 2, *further: Path) -> Tiers:
+    """Make both tiers from one source, with further apps if any; start the Bokeh dynos, then the Flask dyno."""
     shared = {"BOKEH_SECRET_KEY": KEY, "FORWARDED_ALLOW_IPS": "*", "TEST_COUNTER": str(scratch / "runs")}
     folders = [copy_project(scratch / name, OTHER_SITE) for name in ("flask", "bokeh1", "bokeh2")[: count + 1]]
     for folder in folders:
         (folder / "bokeh_app" / "seen").mkdir()
         (folder / "bokeh_app" / "seen" / "main.py").write_text(SEEN)
+        for app in further:
+            shutil.copytree(app, folder / "bokeh_app" / app.name)
     bokeh = [
         new(folder, {**shared, "WEB_CONCURRENCY": "0", "NGINX_ACCESS_LOG_PATH": "off"}).launch()
         for folder in folders[1:]
@@ -191,6 +194,17 @@ def test_when_the_flask_dyno_restarts_a_page_finds_the_very_same_session(scratch
     assert len(runs(flask)) == before
     assert source_values(page)
     take_out_what_the_absence_caused(page)
+
+
+def test_what_flask_does_not_know_of_an_app_comes_with_its_document(scratch: Path, dyno: MakeDyno, page: Page) -> None:
+    theirs = Path(__file__).parent / "theirs" / "bokeh_app"
+    apps = [theirs / "custom", *([theirs / "panel"] if importlib.util.find_spec("panel") else [])]
+    tiers = make(scratch, dyno, 1, *apps)
+    for app, text in zip(apps, ("shouted", "squared 9"), strict=False):
+        for kind in ("with", "bkapp"):
+            page.goto(f"http://127.0.0.1:{tiers.flask.port}/{kind}/{app.name}")
+            page.get_by_text(text).first.wait_for()
+    page.complaints.clear()  # stylesheets that are not to be had here
 
 
 def test_without_any_bokeh_dyno_the_boot_ends_with_its_name(project: Path, dyno: MakeDyno) -> None:

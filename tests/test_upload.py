@@ -148,9 +148,9 @@ def test_no_file_keeps_the_worker_from_others(one_worker: Dyno, page, record_pro
 def test_the_page_says_how_far_it_is_and_what_came_of_it(one_worker: Dyno, page) -> None:
     open_upload(page, one_worker)
     name = "<b>large & tall</b>.csv"  # text, whatever it looks like
-    upload(page, name, b"".join(b"%d;%d,5\n" % (number, number % 10) for number in range(200_000)))
+    upload(page, name, b"".join(b"%d;%d,5\n" % (number, number % 10) for number in range(600_000)))
     expect(page, name, r"reading … \d+ %$")
-    expect(page, name, "200,000 rows, 2 columns of numbers")
+    expect(page, name, "600,000 rows, 2 columns of numbers")
 
 
 def test_files_are_read_one_after_the_other_for_visitors_who_are_there(one_worker: Dyno, browser, page) -> None:
