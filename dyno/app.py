@@ -149,6 +149,8 @@ def _take_own_modules(app: Path) -> None:
     """
     folder = app if app.is_dir() else app.parent
     names = {name for name, folders in apps.twins().items() if folder in folders}
+    if not names:  # or every view would go through all modules
+        return
     for name, module in list(sys.modules.items()):
         if (first := name.partition(".")[0]) in names:
             owner = next((one for one in apps.twins()[first] if _is_below(module, one)), folder)

@@ -57,8 +57,8 @@ def of(values: Mapping[str, object], *objects: Model | Document) -> Needs:
         return _of_bokeh(values)
     if not models:  # nothing yet; Bokeh would take that for everything
         return Needs(_of_bokeh(values).scripts[:1], [])
-    key = own = frozenset(map(_description, _own_classes(models)))
-    if not own:
+    key = _key(models)
+    if not key:
         return Needs(_tags(values, models).scripts, [])
     if key not in _found:
         _found[key] = _with_extensions(values, models)
@@ -70,12 +70,18 @@ _found: dict[frozenset[tuple[str, ...]], Needs] = {}
 
 def is_known(document: Document) -> bool:
     """Return whether `of` this document compiles nothing."""
-    return frozenset(map(_description, _own_classes(document.models))) in {frozenset(), *_found}
+    key = _key(document.models)
+    return not key or key in _found
 
 
 def has_own(document: Document) -> bool:
     """Return whether there is a model in the document that is not Bokeh's."""
     return bool(_own_classes(document.models))
+
+
+def _key(models: Sequence[HasProps]) -> frozenset[tuple[str, ...]]:
+    """Return what models that are not Bokeh's are known by; nothing when there are none."""
+    return frozenset(map(_description, _own_classes(models)))
 
 
 def _own_classes(models: Sequence[HasProps]) -> set[type[HasProps]]:

@@ -172,7 +172,7 @@
   // Open a session's WebSocket. Its events wait for release(), when BokehJS listens, and each for the bundles it needs.
   //
   // The document comes right after the ACK, a round trip before BokehJS has it from having asked, and while it is still
-  // being read (_WebSocket in dyno/worker.py): the ACK's metadata name the request that this answers. BokehJS asks all
+  // being read (WebSocket in dyno/websocket.py): the ACK's metadata name the request that this answers. BokehJS asks all
   // the same, as its first message; that goes no further, and what has come becomes the answer to it. A server that does
   // not know this just waits for BokehJS.
   //
