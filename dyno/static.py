@@ -67,16 +67,17 @@ def prepare(cache: Path = CACHE, *, quick: bool = False) -> list[Path]:
     def one(name: str) -> Path:
         for quality in (BEST, QUICK) if quick else (BEST,):
             folder = cache / f"{versions()[name]}-gzip{GZIP}-brotli{quality}"
+            with contextlib.suppress(OSError):  # not there, or read-only
+                os.utime(folder)  # it is in use from now on, see _clean_up
             if _is_whole(folder):
-                with contextlib.suppress(OSError):  # read-only
-                    os.utime(folder)  # it is in use, see _clean_up
                 return folder
         _make(folder, name, quality)
-        _clean_up(cache)
         return folder
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and compressing let other threads run
-        return list(pool.map(one, versions()))
+        folders = list(pool.map(one, versions()))
+    _clean_up(cache)  # not before all of them are in use
+    return folders
 
 
 def _make(folder: Path, name: str, quality: int) -> None:
@@ -115,7 +116,7 @@ def _is_whole(folder: Path) -> bool:
 def _clean_up(cache: Path) -> None:
     """Remove what nobody has used for an hour: of versions gone by, of builds that were cut off. No dyno serves it: link."""
     for old in cache.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another thread does the same
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
             if old.stat().st_mtime < time.time() - 3600:
                 shutil.rmtree(old, ignore_errors=True)
 

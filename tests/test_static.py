@@ -21,6 +21,8 @@ import pytest
 from browsing import assert_plots_are_drawn
 from dyno_under_test import ROOT, Dyno
 
+from dyno import static
+
 MakeDyno = Callable[..., Dyno]
 PACKAGE = bokeh.util.paths.static_path()
 SCRIPT = re.sub(rb"(?m)^ *(//.*\n|\n)?", b"", (ROOT / "dyno/page.js").read_bytes())  # without what is for its readers
@@ -292,3 +294,13 @@ def test_a_dyno_that_was_killed_leaves_nothing_that_the_next_one_does_not_clear(
     two = dyno(project).start()
     assert two.get("/bkapp/static/js/bokeh.min.js", Accept_Encoding="br").headers["content-encoding"] == "br"
     assert len(list((project / "run").glob("static.*"))) == 1
+
+
+def test_what_is_in_use_of_an_old_cache_stays_when_one_file_is_new(scratch: Path) -> None:
+    cache = scratch / "cache"
+    folders = static.prepare(cache, quick=True)
+    shutil.rmtree(folders[0])  # as after a change of the page's script
+    for folder in folders[1:]:
+        os.utime(folder, (0, 0))
+    assert static.prepare(cache, quick=True) == folders
+    assert all(folder.is_dir() for folder in folders)
