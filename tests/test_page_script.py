@@ -136,7 +136,8 @@ def test_what_fails_beside_the_plot_costs_no_plot(site: Dyno, page, fault: tuple
     assert page.get_by_role("status").count() == 0
     assert page.evaluate("document.querySelectorAll('[data-bokeh-app] > div').length") == 1
     assert page.evaluate("sockets.length") == 2
-    assert all("bokeh-dyno" in complaint for complaint in page.complaints)
+    # BokehJS meets the fault, too, when it is still drawing: that is an "error: no" of its own
+    assert {complaint for complaint in page.complaints if "bokeh-dyno" not in complaint} <= {"error: no"}
     page.complaints.clear()
 
 
