@@ -90,7 +90,7 @@ def direct(server: Server, unused: int = 0) -> Urls:
     server.prepare()
     # our gunicorn in every respect, only without nginx
     server.run(
-        f"gunicorn --config python:dyno.gunicorn --bind 127.0.0.1:{flask} flask_app:create_app()",
+        f"gunicorn --config python:bokeh_dyno.flask.gunicorn --bind 127.0.0.1:{flask} flask_app:create_app()",
         PYTHONPATH=PATH, BENCH_BOKEH_URL=f"http://127.0.0.1:{bokeh}",
     )  # fmt: skip
     server.run(f"bokeh serve {APPS}{dropping(unused)} --port {bokeh} --allow-websocket-origin 127.0.0.1:{flask}")

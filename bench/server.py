@@ -17,7 +17,7 @@ import psutil
 from dyno_under_test import INHERITED, ROOT, temporary_folder
 
 from bench.client import Session, WrongAnswer, get, view
-from dyno.signals import die_with_parent
+from bokeh_dyno.shared.signals import die_with_parent
 
 SITE = ROOT / "bench" / "site"
 BOOT = 60.0  # seconds

@@ -1,6 +1,6 @@
 """The site: what the visitor sees around the plots.
 
-gunicorn runs `flask_app:create_app()`; dyno/ and the Procfiles need nothing else from this package.
+gunicorn runs `flask_app:create_app()`; bokeh_dyno/ and the Procfiles need nothing else from this package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import timedelta
 from flask import Flask, request
 from flask.sessions import SecureCookieSessionInterface
 
-from dyno.embed import BokehApps
+from bokeh_dyno.flask import BokehApps
 from flask_app import login, pages
 
 

@@ -323,6 +323,6 @@ def is_alive(process: psutil.Process) -> bool:
 
 def settings_of(folder: Path) -> dict[str, str]:
     """Return {name: default} of every config var, as the project in `folder` has it."""
-    program = "import json; from dyno.settings import SETTINGS; print(json.dumps({k: v.default for k, v in SETTINGS.items()}))"
+    program = "import json; from bokeh_dyno.shared.settings import SETTINGS as s; print(json.dumps({n: s[n].default for n in s}))"
     result = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)

@@ -19,8 +19,9 @@ from test_routing import from_bokeh
 from test_sessions import KEY, forged, runs
 from visitor import Visitor
 
-from dyno import options, settings
-from dyno.master import BokehError
+from bokeh_dyno.bokeh import options
+from bokeh_dyno.bokeh.master import BokehError
+from bokeh_dyno.shared import settings
 
 SITE = '''
 import os
@@ -29,7 +30,7 @@ from bokeh.client import pull_session
 from bokeh.embed import server_document, server_session
 from flask import Flask, abort, render_template_string, request
 
-from dyno.embed import BokehApps
+from bokeh_dyno.flask import BokehApps
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>page</title><link rel="icon" href="data:,"><body>
 {{ script | safe }}{% if name %}{{ bokeh_app(name, arguments=request.args) }}{% endif %}</body></html>"""
@@ -140,7 +141,7 @@ def run(more: str) -> Iterator[Dyno]:
         (folder / "flask_app" / "__init__.py").write_text(SITE)
         (folder / "auth.py").write_text(AUTH)
         procfile = folder / "Procfile.dyno"
-        procfile.write_text(procfile.read_text().replace("dyno.bokeh", f"dyno.bokeh {more}"))
+        procfile.write_text(procfile.read_text().replace("bokeh_dyno.bokeh", f"bokeh_dyno.bokeh {more}"))
         one = Dyno(folder, {"TEST_COUNTER": str(scratch / "runs"), "BOKEH_SECRET_KEY": KEY})
         yield one.start()
         assert one.stop() == 0, one.log()

@@ -75,7 +75,7 @@ class Deploy:
             unused = shutil.ignore_patterns("lib", "*.map", "compiler.js", "__pycache__")
             shutil.copytree(Path(bokeh.__file__).parent, packages / "bokeh", ignore=unused)
             for script, name in (
-                (project / "dyno/page.js", "page_script"),
+                (project / "bokeh_dyno/page/page.js", "page_script"),
                 (packages / "bokeh/server/static/js/bokeh.min.js", "bokehjs"),
             ):
                 script.write_text(f"{script.read_text()}\nwindow.{name} = {number}\n")

@@ -1,4 +1,4 @@
-"""The rule of the house: dyno/, bin/ and config/ know nothing of the example, and serve any other site as it is."""
+"""The rule of the house: bokeh_dyno/, bin/ and config/ know nothing of the example, and serve any other site as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dyno_under_test import OTHER_SITE, ROOT, Dyno
 
-MACHINERY = ("dyno", "bin", "config")
+MACHINERY = ("bokeh_dyno", "bin", "config")
 
 
 def files(folder: Path) -> list[Path]:

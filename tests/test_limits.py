@@ -24,7 +24,7 @@ from browsing import assert_plots_are_drawn
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
 from visitor import Visitor, change, find, frame, is_open
 
-from dyno import private
+from bokeh_dyno.shared import private
 
 MakeDyno = Callable[..., Dyno]
 MB = 1_000_000

@@ -1,4 +1,4 @@
-"""dyno/page.js where something fails: it tries again less and less often, and ends with a sentence where that cannot help."""
+"""The page's script where something fails: it tries again, less and less often, and ends with a sentence."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ SENTENCES = {  # what is said, and how many WebSockets were opened before, by wh
 
 
 def prepare(page, ready: str = "") -> None:
-    """Have each page make `ready` true of itself before dyno/page.js opens its apps."""
+    """Have each page make `ready` true of itself before bokeh_dyno/page/page.js opens its apps."""
     page.add_init_script(BEFORE.replace("READY", ready))
 
 

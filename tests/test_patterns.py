@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 from dyno_under_test import ROOT
 
-from dyno.log import Discreet
+from bokeh_dyno.shared.log import Discreet
 
 if sys.version_info >= (3, 11):
     from re import _compiler, _parser
@@ -144,7 +144,7 @@ def _fill(text: str | bytes, value: str | bytes) -> str | bytes:
 
 def patterns_of_python() -> list[Pattern]:
     """Return those in all files of the machinery, of the site and of the apps."""
-    paths = [path for name in ("dyno", "flask_app", "bokeh_app") for path in sorted((ROOT / name).rglob("*.py"))]
+    paths = [path for name in ("bokeh_dyno", "flask_app", "bokeh_app") for path in sorted((ROOT / name).rglob("*.py"))]
     sources = [Source(path) for path in paths]
     uses = defaultdict(set)
     for node in itertools.chain.from_iterable(source.nodes for source in sources):
@@ -309,7 +309,7 @@ def test_all_patterns_are_found() -> None:
     """As many as a plain search finds, and more: some are put together from several."""
     written = [
         line
-        for name in ("dyno", "flask_app", "bokeh_app")
+        for name in ("bokeh_dyno", "flask_app", "bokeh_app")
         for path in (ROOT / name).rglob("*.py")
         for line in path.read_text().splitlines()
         if re.search(r"\bre\.(compile|match|fullmatch|search|subn?|split|findall|finditer)\(", line)

@@ -13,7 +13,7 @@ import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import ROOT, Dyno
 
-from dyno import private
+from bokeh_dyno.shared import private
 
 MakeDyno = Callable[..., Dyno]
 # Has a process find other parameters, and another source, where it looks for these names; they do what they did
@@ -40,7 +40,7 @@ for name in {names!r}:
 
 def test_this_version_of_bokeh_is_as_expected() -> None:
     """Or nobody may notice what is off."""
-    table = subprocess.check_output([sys.executable, "-m", "dyno.private"], cwd=ROOT, text=True)
+    table = subprocess.check_output([sys.executable, "-m", "bokeh_dyno.shared.private"], cwd=ROOT, text=True)
     assert len(table.splitlines()) == sum(len(use.names) for use in private.USES.values())
     assert re.findall("^CHANGED.*", table, re.MULTILINE) == []
 
@@ -76,7 +76,7 @@ def test_a_bokeh_that_is_too_old_is_refused_with_what_to_write(project: Path, ve
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('not this one')\n")
     (project / "older" / f"bokeh-{version}.dist-info").mkdir()
-    for command in (["bin/start-nginx", "true"], [sys.executable, "-m", "dyno.bokeh"]):
+    for command in (["bin/start-nginx", "true"], [sys.executable, "-m", "bokeh_dyno.bokeh"]):
         path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         env = {"PATH": path, "PYTHONPATH": str(project / "older")}
         result = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=60)

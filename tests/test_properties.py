@@ -1,4 +1,4 @@
-"""Bokeh's models say of themselves with dyno/properties.py what they say without it."""
+"""Bokeh's models say of themselves with bokeh_dyno/bokeh/properties.py what they say without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bokeh.models import Slider
 from bokeh.themes import Theme, built_in_themes
 from dyno_under_test import ROOT
 
-from dyno import properties
+from bokeh_dyno.bokeh import properties
 
 MODELS = {name: cls for name, cls in Model.model_class_reverse_map.items() if not is_abstract(cls)}
 DOCUMENTS = """
@@ -106,7 +106,7 @@ def test_documents_stay_what_they_were() -> None:
         program = [sys.executable, "-c", DOCUMENTS.format(patch=patch, folders=folders)]
         return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    with_it = printed("import dyno.properties")
+    with_it = printed("import bokeh_dyno.bokeh.properties")
     assert with_it == printed("")
     assert len(with_it.splitlines()) == 2 * len(folders)
     assert len(with_it) > 20_000

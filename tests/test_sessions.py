@@ -15,7 +15,7 @@ from bokeh.util.token import generate_jwt_token, generate_session_id, get_sessio
 from conftest import run_for_the_session
 from dyno_under_test import OTHER_SITE, Dyno, wait_for
 
-from dyno import tokens
+from bokeh_dyno.shared import tokens
 
 KEY = secrets.token_hex(32)
 PAGE = "/with/counter"
@@ -169,7 +169,7 @@ def test_sessions_that_have_ended_leave_nothing_behind(project: Path, dyno, scra
     (app / "main.py").write_text("from .count import counting\ncounting.is_running() or counting.start()\n")
     procfile = project / "Procfile.dyno"
     soon = "--unused-session-lifetime 2000 --check-unused-sessions 100"
-    procfile.write_text(procfile.read_text().replace("dyno.bokeh", f"dyno.bokeh {soon}"))
+    procfile.write_text(procfile.read_text().replace("bokeh_dyno.bokeh", f"bokeh_dyno.bokeh {soon}"))
     counted = scratch / "counted"
     one = dyno(project, {"BOKEH_WORKERS": "1", "BOKEH_WARM": "0", "TEST_COUNTER": str(counted)}).start()
 

@@ -100,10 +100,8 @@ WRONG = {
 
 
 def refusals(**env: str) -> list[str]:
-    """Return what dyno.settings says of these config vars, a line each."""
-    program = (
-        "from dyno import settings\ntry:\n settings.read()\nexcept settings.SettingsError as error:\n print(error)"
-    )
+    """Return what bokeh_dyno.shared.settings says of these config vars, a line each."""
+    program = "from bokeh_dyno.shared.settings import *\ntry:\n read()\nexcept SettingsError as error:\n print(error)"
     path = {"PATH": os.environ["PATH"]}
     command = [sys.executable, "-c", program]
     return subprocess.run(
@@ -157,7 +155,7 @@ def test_an_empty_value_counts_as_not_set(name: str) -> None:
 def test_the_readmes_table_is_that_of_the_settings() -> None:
     readme = (ROOT / "README.md").read_text()
     written = re.search(r"^<!-- settings -->\n(.*?)^<!-- /settings -->$", readme, re.MULTILINE | re.DOTALL).group(1)
-    program = [sys.executable, "-m", "dyno.settings"]
+    program = [sys.executable, "-m", "bokeh_dyno", "settings"]
     made = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert written.strip() == made.strip()
 

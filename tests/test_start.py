@@ -166,7 +166,7 @@ def test_a_stop_is_heard_at_every_moment_of_the_boot(project: Path, dyno: MakeDy
         assert one.stop(number) == 0, one.log()
         assert time.monotonic() - began < 6, one.log()
         # an interpreter that is interrupted during its first imports says so; ours may not
-        assert not re.search(r'File "[^"]*/dyno/start\.py"', one.log()), one.log()
+        assert not re.search(r'File "[^"]*/bokeh_dyno/start/dyno\.py"', one.log()), one.log()
     for _ in range(2):  # right after the first answer
         one = dyno(project).start()
         one.process.send_signal(number)
@@ -181,7 +181,7 @@ def test_ctrl_c_before_anything_has_started_is_no_traceback(project: Path, dyno:
         one.process.send_signal(signal.SIGINT)
         one.wait(10)
         one.assert_nothing_left()
-        assert not re.search(r'File "[^"]*/dyno/', one.log()), f"after {milliseconds} ms:\n{one.log()}"
+        assert not re.search(r'File "[^"]*/bokeh_dyno/', one.log()), f"after {milliseconds} ms:\n{one.log()}"
 
 
 def answer_the_close(websocket: socket.socket) -> None:
@@ -280,7 +280,7 @@ def assert_refused(one: Dyno, *patterns: str, seconds: float = 15, traceback: st
     assert code > 0, log
     one.assert_nothing_left()
     assert ("Traceback" not in log) or (traceback and traceback in log.split("Traceback")[-1]), log
-    assert not re.search(r'File "[^"]*/dyno/\w+\.py"', log), log
+    assert not re.search(r'File "[^"]*/bokeh_dyno/[\w/]+\.py"', log), log
     errors = [line for line in log.splitlines() if re.search(r"\berror: ", line)]
     assert len(errors) == len(patterns), log
     for pattern, line in zip(patterns, errors, strict=True):
@@ -442,7 +442,7 @@ def test_a_template_that_listens_elsewhere_is_told_and_can_be_stopped(number, pr
 @pytest.mark.parametrize("option", ["--no-such-option", "bokeh_app/counter", "--allow-websocket-origin example.com"])
 def test_a_wrong_option_in_the_procfile_is_named(option: str, project: Path, dyno: MakeDyno) -> None:
     procfile = project / "Procfile.dyno"
-    procfile.write_text(procfile.read_text().replace("dyno.bokeh", f"dyno.bokeh {option}"))
+    procfile.write_text(procfile.read_text().replace("bokeh_dyno.bokeh", f"bokeh_dyno.bokeh {option}"))
     one = dyno(project)
     assert_refused(one, rf"error: Procfile\.dyno: .*{option.split()[0]}")
     assert "usage:" not in one.log()
@@ -544,7 +544,9 @@ def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> 
 )
 def test_lines_of_env_that_honcho_cannot_read_are_named(content: bytes, errors: list[str], project: Path) -> None:
     (project / ".env").write_bytes(content)
-    result = subprocess.run([sys.executable, "-m", "dyno.envfile"], cwd=project, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "bokeh_dyno.start.check"], cwd=project, capture_output=True, text=True
+    )
     assert result.returncode == bool(errors)
     assert len(result.stderr.splitlines()) == len(errors), result.stderr
     for line, error in zip(result.stderr.splitlines(), errors, strict=True):

@@ -21,11 +21,13 @@ import pytest
 from browsing import assert_plots_are_drawn
 from dyno_under_test import ROOT, Dyno
 
-from dyno import static
+from bokeh_dyno.page import static
 
 MakeDyno = Callable[..., Dyno]
 PACKAGE = bokeh.util.paths.static_path()
-SCRIPT = re.sub(rb"(?m)^ *(//.*\n|\n)?", b"", (ROOT / "dyno/page.js").read_bytes())  # without what is for its readers
+SCRIPT = re.sub(
+    rb"(?m)^ *(//.*\n|\n)?", b"", (ROOT / "bokeh_dyno/page/page.js").read_bytes()
+)  # without what is for its readers
 BOKEH = (PACKAGE / "js/bokeh.min.js").read_bytes()
 CHROMIUM = "gzip, deflate, br, zstd"
 FOREVER = "public, max-age=31536000, immutable"
@@ -97,7 +99,7 @@ def test_what_is_not_brotli_is_not_called_so(site: Dyno) -> None:
 
 
 def test_a_cold_page_with_sliders_is_less_than_420_kb(example: Path, dyno: MakeDyno, page, record_property) -> None:
-    subprocess.run([sys.executable, "-m", "dyno.static"], cwd=example, check=True)  # as bin/setup does
+    subprocess.run([sys.executable, "-m", "bokeh_dyno.page.static"], cwd=example, check=True)  # as bin/setup does
     one = dyno(example).start()
     wire = page.context.new_cdp_session(page)
     wire.send("Network.enable")
@@ -161,7 +163,7 @@ def test_a_page_is_sent_nowhere_else(site: Dyno, path: str) -> None:
 
 PROGRAM = """
 import json, pathlib, sys
-from dyno import static
+from bokeh_dyno.page import static
 call = {"best": static.prepare, "quick": lambda cache: static.prepare(cache, quick=True), "link": static.link}[sys.argv[1]]
 folders = call(pathlib.Path(sys.argv[2])) or []
 print(json.dumps([[str(folder) for folder in folders], static.versions()]))
@@ -169,7 +171,7 @@ print(json.dumps([[str(folder) for folder in folders], static.versions()]))
 
 
 class Packages:
-    """A small package called bokeh, and what dyno.static makes of it."""
+    """A small package called bokeh, and what bokeh_dyno.page.static makes of it."""
 
     def __init__(self, folder: Path) -> None:
         self.js = folder / "packages/bokeh/server/static/js"

@@ -114,7 +114,9 @@ def test_a_session_whose_callbacks_are_late_ends_too(project: Path, dyno: MakeDy
     main = project / "bokeh_app" / "late" / "main.py"
     main.write_text(f"{main.read_text()}import time\ncurdoc().add_periodic_callback(lambda: time.sleep(0.05), 10)\n")
     procfile = project / "Procfile.dyno"
-    procfile.write_text(procfile.read_text().replace("dyno.bokeh", "dyno.bokeh --unused-session-lifetime 100"))
+    procfile.write_text(
+        procfile.read_text().replace("bokeh_dyno.bokeh", "bokeh_dyno.bokeh --unused-session-lifetime 100")
+    )
     one = dyno(project).start()
     before = one.log().count("ended with goodbye")
     status, websocket = one.handshake("/bkapp/late/ws", one.token("/with/late"))

@@ -11,7 +11,7 @@ import psutil
 
 CACHED_SECONDS = 1.0
 SOCKET = re.compile(r"bokeh\.(\d+)\.sock$")
-NAMES = {"dyno.start": "start script", "honcho": "honcho"}
+NAMES = {"bokeh_dyno start": "start script", "honcho": "honcho"}
 
 
 @dataclass
@@ -68,7 +68,7 @@ def _usage(process: psutil.Process) -> Usage | None:
         first = parent is None or " ".join(parent.cmdline()) != command
         if "nginx" in name:
             name = "nginx worker" if parent is not None and "nginx" in parent.name() else "nginx master"
-        elif "dyno.bokeh" in command:
+        elif "bokeh_dyno.bokeh" in command:
             name = "bokeh master" if first else "bokeh worker"
         elif "gunicorn" in command:
             name = "flask master" if first else "flask worker"

@@ -8,14 +8,14 @@ from flask import Flask, render_template
 
 
 def create_app(bokeh_url: str = os.environ.get("BENCH_BOKEH_URL", "")) -> Flask:
-    """Return the site; with bokeh_url, apps are embedded as Bokeh's documentation says, otherwise by dyno.embed."""
+    """Return the site; with bokeh_url, apps are embedded as Bokeh's documentation says, otherwise by bokeh_dyno."""
     app = Flask(__name__)
     if bokeh_url:
         from bokeh.embed import server_document
 
         app.jinja_env.globals["bokeh_app"] = lambda name: server_document(f"{bokeh_url}/{name}")
     else:
-        from dyno.embed import BokehApps
+        from bokeh_dyno.flask import BokehApps
 
         BokehApps(app)
     app.add_url_rule("/", "page", lambda: render_template("page.html"))

@@ -6,7 +6,7 @@ import time
 
 from flask import Flask, redirect, render_template_string, request, url_for
 
-from dyno.embed import BokehApps
+from bokeh_dyno.flask import BokehApps
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
 PAGE = """<!doctype html>

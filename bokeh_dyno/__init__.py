@@ -1,0 +1,46 @@
+"""The machinery that makes one dyno of a Flask site, Bokeh apps and nginx.
+
+It names no page of `flask_app/` and no app of `bokeh_app/`: replace those two folders and nothing here changes.
+Five rooms: one for each process, one for what the browser gets, and the ground that they stand on. `start`, `flask` and
+`bokeh` import from `page` and `shared`, `page` from `shared`, and none from another.
+
+    start/   what bin/start-nginx runs
+        dyno        one run: render, start, wait, open the port, stop
+        processes   those that it starts, and all that they start
+        nginx       find, render and test nginx's configuration
+        port        $PORT, held until the site works
+        output      what the start script prints
+        check       a project without starting it, and .env
+    flask/   the `flask` process
+        gunicorn    its configuration
+        embed       the Flask extension: sessions that Flask mints, Bokeh apps in pages
+    bokeh/   the `bokeh` process
+        __main__    the process: runs every app once, then forks the workers
+        options     what `bokeh serve` can be told, and what there is instead
+        app         one app: its code, and what it must not end
+        warm        its run before anybody opens it
+        master      keeps the workers alive
+        worker      one of them: `bokeh serve` on a unix socket
+        gate        who is let in to its sessions, and how many
+        websocket   what a visitor may send; frames: how it travels; limits: what all may hold
+        reading     what reading it may cost
+        faults      whose fault it is when a worker ends
+        properties  what Bokeh works out anew for each model, once
+        idle        the process when the workers are on dynos elsewhere
+    page/    what the browser gets
+        page.js     the page's script: shows the apps, and brings them back
+        static      BokehJS and the page's script, compressed, for nginx
+        needs       scripts and stylesheets that a document needs
+    shared/  the ground
+        settings    every config var: name, default, what is allowed; allowed: the checks
+        run_dir     RUN_DIR: sockets, and whatever else lives only as long as the dyno
+        apps        which Bokeh apps there are
+        tokens      session tokens: made and checked
+        balance     which worker a new session goes to
+        health      who answers and who does not
+        log         whole lines, and nothing private in them
+        fork        what code leaves behind, which a fork must not share
+        signals     as something to wait for; sigterm: the shield against that one
+        buildpack   what is different under the nginx buildpack's start script
+        private     every name of Bokeh's own inside that is relied upon
+"""

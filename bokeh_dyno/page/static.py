@@ -1,0 +1,152 @@
+"""The files that nginx sends itself: BokehJS of the installed bokeh package, compressed, and the page's script."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bokeh_dyno.shared import private
+from bokeh_dyno.shared.settings import ROOT
+
+CACHE = ROOT / ".static"
+PAGE_SCRIPT = Path(__file__).parent / "page.js"
+PAGE_SCRIPT_NAME = "dyno.js"  # among the files
+# brotli's quality: BokehJS is a fifth smaller than with gzip and takes 10 s of CPU, or a tenth smaller and 0.2 s
+BEST, QUICK = 11, 5
+GZIP = 9
+SUMS = "sums"  # beside the files: their sha256, by which a folder is known to be whole
+
+
+def source() -> Path:
+    """Return the static folder of the installed bokeh package, without importing it."""
+    return private.FOLDER / "server" / "static"
+
+
+def _originals() -> dict[str, Path]:
+    """Return the files that pages load, by their names below /static/: the minified scripts, and the page's."""
+    files = sorted((source() / "js").glob("*.min.js"))
+    return {PAGE_SCRIPT_NAME: PAGE_SCRIPT, **{f"js/{file.name}": file for file in files}}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of the files that pages load, by name.
+
+    It is the beginning of the file's sha512, for that is what Bokeh has behind ?v=; nginx takes either for the other.
+    """
+    return {name: hashlib.sha512(_content(path)).hexdigest()[:16] for name, path in _originals().items()}
+
+
+def _content(path: Path) -> bytes:
+    """Return what is sent of a file: of the page's script what a browser needs, for a third of it is comments."""
+    content = path.read_bytes()
+    return re.sub(rb"(?m)^ *(//.*\n|\n)?", b"", content) if path == PAGE_SCRIPT else content
+
+
+def versioned(name: str) -> str:
+    """Return the name of a file below /static/ with its version before it, when it is one that has a version."""
+    return f"{versions()[name]}/{name}" if name in versions() else name
+
+
+def prepare(cache: Path = CACHE, *, quick: bool = False) -> list[Path]:
+    """Return a folder for each file that pages load: with the file, and compressed as .gz and as .br.
+
+    Made by bin/setup, or by a build, and anew when the file has changed or the folder is not whole. quick is for the boot,
+    which should not wait: it makes do with less compression, and takes the better one when that is there.
+    """
+
+    def one(name: str) -> Path:
+        for quality in (BEST, QUICK) if quick else (BEST,):
+            folder = cache / f"{versions()[name]}-gzip{GZIP}-brotli{quality}"
+            with contextlib.suppress(OSError):  # not there, or read-only
+                os.utime(folder)  # it is in use from now on, see _clean_up
+            if _is_whole(folder):
+                return folder
+        _make(folder, name, quality)
+        return folder
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing and compressing let other threads run
+        folders = list(pool.map(one, versions()))
+    _clean_up(cache)  # not before all of them are in use
+    return folders
+
+
+def _make(folder: Path, name: str, quality: int) -> None:
+    import brotli
+
+    folder.parent.mkdir(exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix="new."))
+    fresh.chmod(0o755)
+    file = fresh / name
+    file.parent.mkdir(exist_ok=True)
+    data = _content(_originals()[name])
+    file.write_bytes(data)
+    file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(data, GZIP, mtime=0))
+    file.with_name(f"{file.name}.br").write_bytes(brotli.compress(data, quality=quality))
+    (fresh / SUMS).write_text(_sums(fresh))
+    try:
+        if folder.exists() and not _is_whole(folder):
+            folder.rename(f"{fresh}.broken")
+        fresh.rename(folder)
+    except OSError:  # another process was quicker
+        shutil.rmtree(fresh)
+
+
+def _sums(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return (folder / SUMS).read_text() == _sums(folder)
+    except OSError:
+        return False
+
+
+def _clean_up(cache: Path) -> None:
+    """Remove what nobody has used for an hour: of versions gone by, of builds that were cut off. No dyno serves it: link."""
+    for old in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            if old.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def link(run_dir: Path) -> None:
+    """Make RUN_DIR/static what nginx has below /static/: the files of `prepare`, with and without a version, and Bokeh's others.
+
+    It is a copy: what a dyno serves stays, whatever is done to the cache and to the bokeh package while it runs.
+    """
+    try:
+        folders = prepare(quick=True)
+    except OSError:  # the project is read-only
+        folders = prepare(run_dir / "files", quick=True)
+    fresh = Path(tempfile.mkdtemp(dir=run_dir, prefix="static."))
+    (fresh / "js").mkdir()
+    for folder, version in zip(folders, versions().values(), strict=True):
+        shutil.copytree(folder, fresh / version, ignore=shutil.ignore_patterns(SUMS), dirs_exist_ok=True)
+        for file in (fresh / version).rglob("*.js*"):
+            unversioned = fresh / file.relative_to(fresh / version)
+            unversioned.symlink_to(os.path.relpath(file, unversioned.parent))
+    for path in [*source().iterdir(), *(source() / "js").iterdir()]:
+        with contextlib.suppress(FileExistsError):
+            (fresh / path.relative_to(source())).symlink_to(path)
+    served = run_dir / "static"
+    (named := run_dir / f"{fresh.name}.link").symlink_to(fresh.name)
+    os.replace(named, served)
+    for old in run_dir.glob("static.*"):  # of this folder's last dyno
+        if old.name != fresh.name:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    prepare()

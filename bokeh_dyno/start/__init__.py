@@ -1,0 +1,1 @@
+"""What bin/start-nginx runs: COMMAND with its processes, and nginx once they answer."""

@@ -1,0 +1,75 @@
+"""What can be checked of the project without starting it: bin/post_compile does in a build, bin/lint on a laptop."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from bokeh_dyno.shared import apps, run_dir, settings
+from bokeh_dyno.start import nginx
+
+
+def main(arguments: list[str]) -> int:
+    """Check .env, the config vars, the folders of bokeh_app/ and the routing, or .env alone (--env); print a line for
+    each error."""
+    os.chdir(settings.ROOT)
+    if wrong := wrong_lines(Path(".env")) if arguments == ["--env"] else _problems():
+        print("".join(f"error: {line}\n" for line in wrong), end="", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _problems() -> list[str]:
+    try:
+        values = settings.read()
+        # names elsewhere need not be known where this runs, and nginx -t would ask for them
+        settings.complete()
+        os.environ["BOKEH_UPSTREAM"] = ""
+        apps.check()
+        run_dir.make(values)
+        _check_routing(values.run_dir / "nginx.check")
+    except (settings.SettingsError, apps.AppsError, nginx.NginxError) as error:
+        return str(error).splitlines()
+    return []
+
+
+def _check_routing(conf: Path) -> None:
+    try:
+        binary = nginx.find()
+        os.environ["NGINX_VERSION"] = nginx.version(binary)
+        erb = nginx.rendering()
+    except nginx.NotInstalledError as error:  # a buildpack that comes later brings it
+        print(f"config/nginx.conf.erb is checked when the dyno starts: here, {error}")
+        return
+    nginx.rendered(erb, conf)
+    nginx.test(binary, conf)
+    conf.unlink()
+
+
+def wrong_lines(path: Path) -> list[str]:
+    """Return a sentence for each line of .env that honcho cannot read; nothing when there is no such file.
+
+    honcho itself ends with a traceback at some lines, and skips others without a word.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{path.name} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"]
+    return [f"{path.name}, line {number}: {why}" for number, line in enumerate(lines, 1) if (why := _wrong(line))]
+
+
+def _wrong(line: str) -> str | None:
+    from honcho import environ
+
+    # without its content: it may be a password
+    if re.fullmatch(r"\s*(#.*|[A-Za-z_]\w*\s*=\s*)?", line):
+        return None
+    try:
+        if environ.parse(line):
+            return None
+    except ValueError:
+        return 'a quote is not closed; a value with one in it goes into double quotes: NAME="it\'s"'
+    return "write NAME=value, without `export` and `:`"
