@@ -29,7 +29,7 @@ if __name__ == "__main__":
     print_whole_lines()  # before the imports, for logging takes what sys.stderr is then
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
     sigterm.disregard()
-    buildpack.stand_in()
+    buildpack.prepare()
     if os.environ.get("BOKEH_UPSTREAM"):
         sys.exit(idle.main())
     try:

@@ -84,7 +84,7 @@ class App(DirectoryHandler):
 
     def modify_document(self, doc: Document) -> None:
         """Run the app's code for a visitor; where it fails, say so in the place of the plot."""
-        self._faults.of(doc, self._number)
+        self._faults.note_app(doc, self._number)
         self._problem = self._refused.pop(doc.session_context, "") if doc.session_context else ""
         if not self._problem:
             self._guard(self._run, doc)

@@ -119,7 +119,7 @@ class Faults:
                 print(f"bokeh_app/{self.name(app)} is off for {seconds:.0f} s: it has ended workers", flush=True)
         return self.name(app)
 
-    def of(self, doc: Document, app: int) -> None:
+    def note_app(self, doc: Document, app: int) -> None:
         """Note that the callbacks of a document are code of that app."""
         _apps[doc] = self, app
 

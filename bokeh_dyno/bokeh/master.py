@@ -18,7 +18,7 @@ from bokeh_dyno.bokeh import BokehError
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.shared import buildpack, health, sigterm
 from bokeh_dyno.shared.settings import Settings
-from bokeh_dyno.shared.signals import Inbox, outlived
+from bokeh_dyno.shared.signals import Inbox, start_script_is_gone
 
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
 
@@ -53,7 +53,7 @@ class Master:
             while True:
                 announced = announced or buildpack.announce(self._values)
                 signals = self._inbox.wait(1.0)
-                if self._stops & signals or outlived(self._run_dir):
+                if self._stops & signals or start_script_is_gone(self._run_dir):
                     return
                 if signal.SIGUSR1 in signals:
                     self._signal_all(signal.SIGUSR1)

@@ -71,7 +71,7 @@ def ours(values: Settings) -> list[str]:
         # a token is readable by whoever has it: the visitor's headers and cookies stay out of it
         "--include-headers", "Host", "--include-cookies", "none",
         # a visitor whose network was gone for two minutes finds everything as it was (Bokeh's default is 15 s); looked
-        # for every second, for gate.Room has some go before
+        # for every second, for gate.Room lets some end earlier
         "--unused-session-lifetime", "180000",
         "--check-unused-sessions", "1000",
         # Level 1: most of what there is to gain, for the least CPU (bench/RESULTS.md, WebSocket compression)

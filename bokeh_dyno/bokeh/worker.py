@@ -183,7 +183,7 @@ class _Healthz(RequestHandler):
 
 
 class _Collector:
-    """Stands in for `gc` where Bokeh collects at the end of every session: collects once for all of some seconds."""
+    """Takes the place of `gc` where Bokeh collects at the end of every session: collects once for all of some seconds."""
 
     def __init__(self) -> None:
         self._wanted, self._last = False, 0.0
@@ -219,7 +219,7 @@ class Forget(Handler):
 
 
 def _end_modules(manager: DocumentModuleManager) -> None:
-    """Stand in for Bokeh's `destroy`, without a search of all objects for somebody who refers to a module."""
+    """Do as Bokeh's `destroy`, without a search of all objects for somebody who refers to a module."""
     _ended[manager._document()] = manager._modules
     manager._modules = []
 

@@ -1,4 +1,4 @@
-"""gunicorn's configuration for the `flask` process; GUNICORN_CMD_ARGS and the Procfile's line go before it.
+"""gunicorn's configuration for the `flask` process; GUNICORN_CMD_ARGS and the Procfile's line take precedence over it.
 
 The names are gunicorn's own: https://docs.gunicorn.org/en/stable/settings.html
 """
@@ -25,9 +25,9 @@ import jinja2
 
 from bokeh_dyno.shared import buildpack, fork, health, settings, sigterm
 from bokeh_dyno.shared.log import Discreet, one_line, print_whole_lines
-from bokeh_dyno.shared.signals import outlived
+from bokeh_dyno.shared.signals import start_script_is_gone
 
-buildpack.stand_in()
+buildpack.prepare()
 _settings = settings.read()
 print_whole_lines()
 sigterm.disregard()
@@ -146,7 +146,7 @@ def _stop_with_the_start_script(pid):
     """Stop gunicorn, whose master is `pid`, when the start script was killed; its own parent may live on."""
 
     def watch():
-        if outlived(_settings.run_dir, wait=True):
+        if start_script_is_gone(_settings.run_dir, wait=True):
             os.kill(pid, signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -16,7 +16,7 @@ from bokeh_dyno.shared.settings import Settings
 INITIALIZED = Path("/tmp/app-initialized")
 
 
-def stand_in() -> None:
+def prepare() -> None:
     """Prepare what gunicorn and Bokeh share, whichever comes first: the run folder, the config vars, a key.
 
     Before anything of Bokeh is imported, which reads the key then. Ends the process when a config var is wrong.

@@ -37,7 +37,7 @@ def own(run_dir: Path) -> object:
             f"RUN_DIR={run_dir} is in use by another dyno: stop it or set RUN_DIR to another folder"
         ) from error
     lock.truncate(0)
-    lock.write(str(os.getpid()))  # for bokeh_dyno.shared.signals.outlived
+    lock.write(str(os.getpid()))  # for bokeh_dyno.shared.signals.start_script_is_gone
     lock.flush()
     clean_up(run_dir)  # what a dyno that was killed has left
     return lock

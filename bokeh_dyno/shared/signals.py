@@ -38,7 +38,7 @@ class Inbox:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def outlived(run_dir: str, wait: bool = False) -> bool:
+def start_script_is_gone(run_dir: str, wait: bool = False) -> bool:
     """Return whether the start script is gone, whose lock on RUN_DIR/lock lives as long as it does.
 
     With wait, return only then. Without a start script of ours (DYNO_PID is not set) it is never gone.

@@ -252,7 +252,7 @@ class Dyno:
 
     def _close_websockets(self) -> None:
         """Tell the Bokeh workers; nginx, which is told to finish, would wait for every open page otherwise."""
-        if bokeh := self._processes.firsts().get("bokeh"):
+        if bokeh := self._processes.masters().get("bokeh"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(bokeh, signal.SIGUSR1)
 

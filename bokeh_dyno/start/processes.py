@@ -25,7 +25,7 @@ class Processes:
         self._shield = shield
         self._pids: dict[int, str] = {}
         self._began = self._looked = time.monotonic()
-        self._firsts: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
+        self._of_procfile: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
     def start(self, name: str, command: list[str], **options) -> subprocess.Popen:
         """Start a child, deaf to SIGTERM; options are those of Popen. It ends when this process is killed.
@@ -49,7 +49,7 @@ class Processes:
         """Begin anew: what there was has been killed."""
         self._began = self._looked = time.monotonic()
         self._pids.clear()
-        self._firsts.clear()
+        self._of_procfile.clear()
 
     def pid(self, name: str) -> int | None:
         """Return the pid of a child, None when it has ended or never was."""
@@ -69,7 +69,7 @@ class Processes:
                 code = os.waitstatus_to_exitcode(status)
                 ended = ended or (name, code if code >= 0 else 128 - code)
 
-    def firsts(self) -> dict[str, int]:
+    def masters(self) -> dict[str, int]:
         """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
         pids = {}
         for file in self._run_dir.glob("*.pid"):
@@ -84,16 +84,16 @@ class Processes:
         later. Of the parent's death nobody hears: it is the part of honcho that reads what the process prints, and a
         print to nobody is an error.
         """
-        for name, pid in self.firsts().items():
-            self._firsts.setdefault(pid, (name, _parent(pid)))
+        for name, pid in self.masters().items():
+            self._of_procfile.setdefault(pid, (name, _parent(pid)))
         now = time.monotonic()
         if now - self._looked > 0.2 * (now - self._began):  # often at first: a wrong command is gone in no time
             self._looked = now
             self._find_others()
-        lost = [name for pid, (name, parent) in self._firsts.items() if not parent or _parent(pid) != parent]
+        lost = [name for pid, (name, parent) in self._of_procfile.items() if not parent or _parent(pid) != parent]
         if lost and not self.pid("nginx"):  # one may have ended too soon to be seen: honcho kills the other 5 s later
             self._find_others()
-            seen = [name for name, _ in self._firsts.values()]
+            seen = [name for name, _ in self._of_procfile.values()]
             lost = [name for name in ("flask", "bokeh") if name not in seen] or lost
         return lost[0] if lost else None
 
@@ -103,7 +103,7 @@ class Processes:
             with contextlib.suppress(psutil.Error):  # it ended meanwhile
                 name, parent = _procfile_name(process), psutil.Process(process.ppid())
                 if name and name != _procfile_name(parent):
-                    self._firsts.setdefault(process.pid, (name, parent.pid))
+                    self._of_procfile.setdefault(process.pid, (name, parent.pid))
 
     def wait_for(self, name: str | None, seconds: float) -> bool:
         """Wait until child `name`, or every process below this one, is gone; return whether it is.
@@ -125,7 +125,7 @@ class Processes:
     def interrupt(self) -> None:
         """Send SIGINT to all but the workers, which their masters stop: one of gunicorn's may hang when told twice."""
         processes = self._below()
-        masters = set(self.firsts().values())
+        masters = set(self.masters().values())
         workers = {child.pid for process in processes if process.pid in masters for child in self._below(process.pid)}
         _signal_all(signal.SIGINT, [process for process in processes if process.pid not in workers])
 
