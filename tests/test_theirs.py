@@ -208,4 +208,6 @@ def test_a_model_that_cannot_be_compiled_costs_only_its_app(project: Path, dyno:
         page.get_by_text("This plot cannot be shown").first.wait_for()
     page.complaints.clear()
     assert one.get("/bkapp/counter").status == 200
+    for _ in range(4):  # of both workers; it has the scripts of all classes
+        assert one.get("/bkapp/counter/autoload.js?bokeh-autoload-element=a").status == 200
     assert {worker.pid for worker in one.bokeh_workers()} == workers

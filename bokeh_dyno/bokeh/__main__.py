@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 if __name__ == "__main__":
     from bokeh_dyno.bokeh import idle
@@ -47,11 +47,12 @@ import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
 from bokeh.application.handlers.handler import Handler
+from bokeh.core.has_props import HasProps
 from bokeh.core.templates import FILE
 from bokeh.core.templates import get_env as bokeh_templates
+from bokeh.embed import bundle as bokeh_bundle
 from bokeh.embed import server as bokeh_pages
 from bokeh.embed.bundle import Bundle
-from bokeh.server.views import autoload_js_handler
 from bokeh.server.views.static_handler import StaticHandler
 from jinja2 import Template
 
@@ -129,18 +130,19 @@ def _bundle_of_page(_objects, _resources) -> Bundle:
     return Bundle()
 
 
-def _bundle_of_autoload(objects, resources) -> Bundle:
-    """Do as Bokeh's for autoload.js, but do not end the worker because of a model that cannot be compiled."""
+def _script_of(classes: Sequence[type[HasProps]] | None) -> str | None:
+    """Do as Bokeh's; but for autoload.js, which has that of all classes, return none when one cannot be compiled."""
     try:
-        return _bundle_for_all(objects, resources)
-    except SystemExit:
-        return Bundle(js_files=resources.js_files, js_raw=resources.js_raw)
+        return _compiled(classes)
+    except SystemExit:  # Bokeh ends the process
+        if classes is None:
+            return None
+        raise
 
 
-_bundle_for_all = getattr(autoload_js_handler, "bundle_for_objs_and_resources", None)
 if private.has("pages"):
     bokeh_pages.bundle_for_objs_and_resources = _bundle_of_page
-    autoload_js_handler.bundle_for_objs_and_resources = _bundle_of_autoload
+    _compiled, bokeh_bundle.bundle_models = bokeh_bundle.bundle_models, _script_of
 
 
 class Apps:

@@ -125,7 +125,11 @@ USES = {
     ),
     "pages": Use(  # bokeh_dyno/bokeh/__main__.py
         "the recovery of the apps' own pages",
-        {"bokeh.embed.elements:html_page_for_render_items": "#ee58406a #b64b6c95"},
+        {
+            "bokeh.embed.bundle:bundle_models": "models",
+            "bokeh.embed.elements:html_page_for_render_items": "#ee58406a #b64b6c95",
+            "bokeh.embed.server:bundle_for_objs_and_resources": "objs resources",
+        },
     ),
     "warm": Use(  # bokeh_dyno/bokeh/__main__.py
         "the run of each app before the port opens",
