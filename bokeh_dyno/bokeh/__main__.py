@@ -50,8 +50,7 @@ from bokeh.application.handlers.handler import Handler
 from bokeh.core.has_props import HasProps
 from bokeh.core.templates import FILE
 from bokeh.core.templates import get_env as bokeh_templates
-from bokeh.embed import bundle as bokeh_bundle
-from bokeh.embed import server as bokeh_pages
+from bokeh.document import Document
 from bokeh.embed.bundle import Bundle
 from bokeh.server.views.static_handler import StaticHandler
 from jinja2 import Template
@@ -112,7 +111,7 @@ class _PageScript(Handler):
             "all_scripts": all_scripts,
         }
 
-    def modify_document(self, doc) -> None:
+    def modify_document(self, doc: Document) -> None:
         this = weakref.ref(doc)  # a reference to it from itself would keep it until the garbage collector comes
         page = doc.template or FILE
         if isinstance(page, str):  # blocks of a page, as Bokeh takes them
@@ -120,13 +119,16 @@ class _PageScript(Handler):
         doc.template_variables.update(self._variables, needs=lambda: self._needs(this()), app_page=page)
         doc.template = self.TEMPLATE
 
-    def _needs(self, doc) -> needs.Needs:
+    def _needs(self, doc: Document | None) -> needs.Needs:
         # what is to be compiled comes with the document: the worker has others to answer
-        return needs.of(self._values, doc) if needs.is_known(doc) else needs.of(self._values)
+        return needs.of(self._values, doc) if doc is not None and needs.is_known(doc) else needs.of(self._values)
 
 
-def _bundle_of_page(_objects, _resources) -> Bundle:
-    """Stand in for what Bokeh finds for an app's own page, which is in our template: all classes' scripts, compiled now."""
+def _bundle_of_page(_objects: object, _resources: object) -> Bundle:
+    """Return nothing, in the place of what Bokeh finds for an app's own page: all classes' scripts, compiled now.
+
+    What the page needs is in our template.
+    """
     return Bundle()
 
 
@@ -141,8 +143,8 @@ def _script_of(classes: Sequence[type[HasProps]] | None) -> str | None:
 
 
 if private.has("pages"):
-    bokeh_pages.bundle_for_objs_and_resources = _bundle_of_page
-    _compiled, bokeh_bundle.bundle_models = bokeh_bundle.bundle_models, _script_of
+    private.replace("bokeh.embed.server:bundle_for_objs_and_resources", _bundle_of_page)
+    _compiled = private.replace("bokeh.embed.bundle:bundle_models", _script_of)
 
 
 class Apps:
@@ -210,7 +212,7 @@ class Apps:
             raise BokehError("no app of bokeh_app/ can run")
 
     def _make(self, name: str, app: App) -> Application:
-        handlers = [app]
+        handlers: list[Handler] = [app]
         if private.has("pages"):
             handlers.append(_PageScript(self._values, f"{self._values.bokeh_prefix}/{name}", self._all_scripts))
         # Bokeh would add the first of these itself, which calls what is to be called before the second

@@ -8,18 +8,20 @@ import logging
 import sys
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from bokeh.application.application import SessionContext
+from bokeh.application.application import ServerContext, SessionContext
 from bokeh.application.handlers.directory import DirectoryHandler
 from bokeh.application.handlers.handler import Handler
 from bokeh.application.handlers.notebook import NotebookHandler
 from bokeh.application.handlers.script import ScriptHandler
 from bokeh.core.templates import FILE
 from bokeh.document.document import Document
-from bokeh.models import Div
+from bokeh.models.widgets.markups import Div
+from bokeh.server.contexts import BokehSessionContext
 
 from bokeh_dyno.bokeh.faults import AppError, Faults
 from bokeh_dyno.shared import apps, health, private, tokens
@@ -34,9 +36,7 @@ class App(DirectoryHandler):
     It is a DirectoryHandler also for a file, by which Bokeh 3.10 knows that main.py is not to be run in a thread.
     """
 
-    def __init__(
-        self, path: Path, run_dir: Path, faults: Faults, number: int, argv: Sequence[str], *, read: bool
-    ) -> None:
+    def __init__(self, path: Path, run_dir: Path, faults: Faults, number: int, argv: list[str], *, read: bool) -> None:
         """Take the app in a folder or file; number is its place among the names that `faults` was made with, from 1.
 
         argv is what it finds in sys.argv behind its own name. read: read it now, which runs the file with its hooks.
@@ -73,14 +73,15 @@ class App(DirectoryHandler):
             self._handler = kind(filename=str(self._app), argv=self._argv)
             self._is_read = True
 
-    def _guard(self, function, *arguments) -> None:
+    def _guard(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function of the app's code, and keep what it raises: that is no error of the server."""
         self._problem = ""
         try:
             self._faults.call(self._number, function, *arguments)
         except Exception as error:
-            cause = error.__cause__ if isinstance(error, AppError) else error
-            self._problem = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__.tb_next))
+            cause = (error.__cause__ or error) if isinstance(error, AppError) else error
+            trace = cause.__traceback__
+            self._problem = "".join(traceback.format_exception(type(cause), cause, trace and trace.tb_next))
 
     def modify_document(self, doc: Document) -> None:
         """Run the app's code for a visitor; where it fails, say so in the place of the plot."""
@@ -101,31 +102,34 @@ class App(DirectoryHandler):
         _take_own_modules(self._app)
         self._handler.modify_document(doc)
 
-    def on_server_loaded(self, server_context):
+    def on_server_loaded(self, server_context: ServerContext) -> None:
         self._guard(self._read)
         return self._faults.call(self._number, self._handler.on_server_loaded, server_context)
 
-    def on_server_unloaded(self, server_context):
+    def on_server_unloaded(self, server_context: ServerContext) -> None:
         return self._faults.call(self._number, self._handler.on_server_unloaded, server_context)
 
     async def on_session_created(self, session_context: SessionContext) -> None:
         """Tell the app; before that, have its process_request see the request, which Bokeh does where it makes the token."""
         try:
-            if session_context.request and private.has("requests"):
+            if isinstance(session_context, BokehSessionContext) and private.has("requests"):
                 await self._add_to_payload(session_context)
         except Exception:
             self._refused[session_context] = traceback.format_exc()
             return
         await self._faults.call(self._number, self._handler.on_session_created, session_context)
 
-    async def _add_to_payload(self, session_context: SessionContext) -> None:
-        request = copy.copy(session_context.request._request)
-        request.arguments = session_context.request.arguments  # the page's, not the WebSocket's
+    async def _add_to_payload(self, session_context: BokehSessionContext) -> None:
+        seen, token = session_context.request, session_context._token
+        if seen is None or token is None:
+            return
+        request: Any = copy.copy(seen._request)
+        request.arguments = seen.arguments  # the page's, not the WebSocket's
         values = self.process_request(request)
         if inspect.isawaitable(values):
             values = await values
         if values:
-            session_context._token = tokens.extend(session_context._token, values)
+            session_context._token = tokens.extend(token, values)
 
     async def on_session_destroyed(self, session_context: SessionContext) -> None:
         """Tell the app; an error of its hook is none of those that come after it (bokeh_dyno/bokeh/worker.py, Forget)."""
@@ -134,7 +138,7 @@ class App(DirectoryHandler):
         except Exception as error:
             log.exception("bokeh_app/%s: on_session_destroyed: %r", apps.name(self._app), error)
 
-    def process_request(self, request):
+    def process_request(self, request: Any) -> Any:
         return self._faults.call(self._number, self._handler.process_request, request)
 
 

@@ -14,10 +14,10 @@ import mmap
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
+from typing import Any
 
-from bokeh.document import callbacks
 from bokeh.document.document import Document
 
 from bokeh_dyno.shared import balance, private
@@ -66,7 +66,7 @@ class Faults:
             self._mine.place = 2 * (THREADS * self._in_worker + next(self._threads) % THREADS)
             return self._mine.place
 
-    def call(self, app: int, function: Callable, *arguments):
+    def call(self, app: int, function: Callable[..., object], *arguments: object) -> Any:
         """Call a function of app's code and return what it does; in a coroutine, each of its steps counts as the app's.
 
         Raises AppError in the place of SystemExit and KeyboardInterrupt.
@@ -83,7 +83,7 @@ class Faults:
             self._running[place] = before
         return self._step_by_step(app, result) if inspect.iscoroutine(result) else result
 
-    async def _step_by_step(self, app: int, coroutine):
+    async def _step_by_step(self, app: int, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await _Steps(self, app, coroutine)
 
     def alone_since(self, then: float) -> bool:
@@ -135,11 +135,12 @@ class Faults:
 class _Steps:
     """Awaits a coroutine of an app's code, each step as `Faults.call` does."""
 
-    def __init__(self, faults: Faults, app: int, coroutine) -> None:
+    def __init__(self, faults: Faults, app: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._faults, self._app, self._coroutine = faults, app, coroutine
 
-    def __await__(self):
-        step, value = self._coroutine.send, None
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[[Any], object] = self._coroutine.send
+        value: Any = None
         while True:
             try:
                 future = self._faults.call(self._app, step, value)
@@ -152,14 +153,13 @@ class _Steps:
 
 
 _apps: weakref.WeakKeyDictionary[Document, tuple[Faults, int]] = weakref.WeakKeyDictionary()
-_invoke_with_curdoc: Callable = getattr(callbacks, "invoke_with_curdoc", None)
 
 
-def invoke_with_curdoc(doc: Document, f: Callable):
+def invoke_with_curdoc(doc: Document, f: Callable[[], object]) -> Any:
     """Do as Bokeh's, through which every callback of an app is called, and hold what comes of it against that app."""
     faults, number = _apps.get(doc, (None, 0))
     return faults.call(number, _invoke_with_curdoc, doc, f) if faults else _invoke_with_curdoc(doc, f)
 
 
 if private.has("faults"):
-    callbacks.invoke_with_curdoc = invoke_with_curdoc
+    _invoke_with_curdoc = private.replace("bokeh.document.callbacks:invoke_with_curdoc", invoke_with_curdoc)

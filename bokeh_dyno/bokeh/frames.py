@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketProtocol13
@@ -26,13 +26,13 @@ class Frames(WebSocketProtocol13):
     handler: WebSocket
     _ending: object = None
 
-    def __init__(self, *arguments) -> None:
+    def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._gathered = bytearray()
         self._taken: asyncio.Future[None] = asyncio.Future()
         self._taken.set_result(None)
 
-    def write_message(self, message: str | bytes, binary: bool = False) -> asyncio.Future[None]:
+    def write_message(self, message: str | bytes | dict[str, Any], binary: bool = False) -> asyncio.Future[None]:
         """Send a frame, compressed if that is worth its CPU."""
         compressor = self._compressor
         if len(message) < INCOMPRESSIBLE:
@@ -46,7 +46,8 @@ class Frames(WebSocketProtocol13):
         if self.stream.writing() or len(data) > CHUNK:  # who does not read is waited for
             self._send_gathered()
             return super()._write_frame(fin, opcode, data, flags)
-        stream, self.stream = self.stream, self  # what makes the frame gives it to `write`
+        stream = self.stream
+        self.stream = self  # type: ignore[assignment] # what makes the frame gives it to `write`
         try:
             return super()._write_frame(fin, opcode, data, flags)
         finally:
@@ -79,13 +80,13 @@ class Frames(WebSocketProtocol13):
             data = await super()._read_bytes(n)
             self.handler.began()
             return data
-        data = bytearray()
-        while len(data) < n:
-            part = await self.stream.read_bytes(min(n - len(data), CHUNK), partial=True)
+        whole = bytearray()
+        while len(whole) < n:
+            part = await self.stream.read_bytes(min(n - len(whole), CHUNK), partial=True)
             self.handler.hold(len(part))
-            data += part
+            whole += part
         self._wire_bytes_in += n
-        return bytes(data)
+        return bytes(whole)
 
     async def _receive_frame(self) -> None:
         before = self._wire_bytes_in

@@ -8,14 +8,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from bokeh.server.auth_provider import AuthProvider
-from bokeh.server.contexts import ApplicationContext
+from bokeh.server.contexts import ApplicationContext, BokehSessionContext
 from bokeh.server.session import ServerSession
 from bokeh.server.views.metadata_handler import MetadataHandler
 from bokeh.server.views.session_handler import SessionHandler
+from bokeh.server.views.ws import WSHandler
 from bokeh.util.token import get_session_id
-from tornado.web import HTTPError
+from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
 from bokeh_dyno.bokeh.faults import Faults
@@ -121,7 +123,9 @@ class Room:
 
     def _address(self, session: ServerSession) -> str:
         if session not in self._addresses:
-            self._addresses[session] = session.document.session_context.request.remote_ip
+            context = session.document.session_context
+            request = context.request if isinstance(context, BokehSessionContext) else None
+            self._addresses[session] = request.remote_ip if request else ""
         return self._addresses[session]
 
 
@@ -132,7 +136,7 @@ class Gate(AuthProvider):
     """
 
     def __init__(self, inner: AuthProvider, room: Room, faults: Faults) -> None:
-        self._inner = inner
+        self._inner: Any = inner  # its functions take a handler, where Bokeh's annotations say a request
         self.room = room
         self._faults = faults
         self.websockets: weakref.WeakKeyDictionary[WebSocketHandler, float] = weakref.WeakKeyDictionary()
@@ -147,7 +151,7 @@ class Gate(AuthProvider):
     logout_handler = property(lambda self: self._inner.logout_handler)
     get_user = None
 
-    async def get_user_async(self, handler):
+    async def get_user_async(self, handler: RequestHandler) -> Any:  # type: ignore[override] # see _inner
         """Return the user, as Bokeh's auth hooks do.
 
         Raises HTTPError: 403 for a token that we did not sign for this app, 429 when a page would be one session too many,
@@ -171,25 +175,25 @@ class Gate(AuthProvider):
         token = handler.get_argument("bokeh-token", None)
         if token is not None and not tokens.is_valid(token, app):
             raise HTTPError(403, "no valid session token")
-        opens_session = isinstance(handler, SessionHandler) and not isinstance(handler, MetadataHandler)
-        if opens_session:
-            self._only_token(handler, token)
+        opens = handler if isinstance(handler, SessionHandler) and not isinstance(handler, MetadataHandler) else None
+        if opens:
+            self._only_token(opens, token)
         user = await self._user(handler)
-        if user and token is not None and opens_session and handler.request.method == "GET":
+        if user and token is not None and opens and opens.request.method == "GET":
             try:
-                await self.enter(handler, token, of_page=False)
+                await self.enter(opens, token, of_page=False)
             except FullError as error:
                 raise HTTPError(503 if str(error) == OFF else 429, str(error)) from error
         return user
 
-    async def _user(self, handler):
+    async def _user(self, handler: RequestHandler) -> Any:
         """Ask the site's auth module, when there is one."""
         if self._inner.get_user_async:
             return await self._inner.get_user_async(handler)
         return self._inner.get_user(handler) if self._inner.get_user else "visitor"
 
     @staticmethod
-    def _only_token(handler, token: str | None) -> None:
+    def _only_token(handler: RequestHandler, token: str | None) -> None:
         """Leave of a request what its token says: Flask has made that of the session id, if there was one.
 
         The token itself is not in the address any more, which Bokeh, or the auth module, gives to the login page.
@@ -200,14 +204,15 @@ class Gate(AuthProvider):
             raise HTTPError(403, "a session id without a token")
         request.uri = re.sub(r"(?<=[?&])bokeh-token=[^&]*&?", "", request.uri).rstrip("?&")
 
-    async def enter(self, handler, token: str, of_page: bool) -> None:
+    async def enter(self, handler: SessionHandler | WSHandler, token: str, of_page: bool) -> None:
         """Return when the session of `token` is there or may be started. Raises FullError when it may not."""
         context = handler.application_context
-        if self._faults.is_off(context.url.strip("/")):
+        if self._faults.is_off((context.url or "").strip("/")):
             raise FullError(OFF)
         session_id = get_session_id(token)
         if all(session.id != session_id for session in context.sessions):
-            await self.room.enter(handler.application.applications, handler.request.remote_ip, of_page)
+            server: Any = handler.application  # a BokehTornado, which Bokeh 3.9 does not say
+            await self.room.enter(server.applications, handler.request.remote_ip or "", of_page)
 
     def close_websockets(self) -> None:
         """Tell every open page that the service restarts (1012, RFC 6455's registry), and take no new ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import NoReturn
 
 from bokeh.command.subcommands.serve import Serve
 from bokeh.settings import settings as bokeh_settings
@@ -81,7 +82,7 @@ def ours(values: Settings) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise BokehError(f"Procfile.dyno: what follows bokeh_dyno.bokeh are options of `bokeh serve`: {message}")
 
 

@@ -10,17 +10,28 @@ tests/test_properties.py compares every model there is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from bokeh.core.has_props import HasProps
 from bokeh.core.property.descriptors import PropertyDescriptor
 from bokeh.core.property.singletons import Undefined
 from bokeh.core.property.wrappers import PropertyValueContainer
 
+from bokeh_dyno.shared import private
+
+HAS_PROPS, DESCRIPTOR = "bokeh.core.has_props:HasProps", "bokeh.core.property.descriptors:PropertyDescriptor"
+T = TypeVar("T")
+
 _has_unstable_default = PropertyDescriptor.has_unstable_default
-_overridden_defaults = HasProps._overridden_defaults.__func__
+_overridden_defaults = private.find(f"{HAS_PROPS}._overridden_defaults")
 _query_properties_with_values = HasProps.query_properties_with_values
 
-# What is kept in a class goes when the class does: an app may define models at every run
+
+def _kept(cls: type[HasProps], name: str, make: Callable[[type[HasProps]], T]) -> T:
+    """Return what is made of a class once; it goes when the class does, for an app may define models at every run."""
+    if name not in cls.__dict__:
+        setattr(cls, name, make(cls))
+    return cls.__dict__[name]
 
 
 def has_unstable_default(descriptor: PropertyDescriptor, model: HasProps) -> bool:
@@ -29,16 +40,13 @@ def has_unstable_default(descriptor: PropertyDescriptor, model: HasProps) -> boo
     try:
         return cls.__dict__["_unstable_defaults"][descriptor.name]
     except KeyError:
-        if "_unstable_defaults" not in cls.__dict__:
-            cls._unstable_defaults = {}
-        return cls._unstable_defaults.setdefault(descriptor.name, _has_unstable_default(descriptor, model))
+        kept: dict[str, bool] = _kept(cls, "_unstable_defaults", lambda _: {})
+        return kept.setdefault(descriptor.name, _has_unstable_default(descriptor, model))
 
 
 def overridden_defaults(cls: type[HasProps]) -> dict[str, object]:
     """Do as Bokeh's `_overridden_defaults`: return what the class and those above it say in Override."""
-    if "_all_overridden" not in cls.__dict__:
-        cls._all_overridden = _overridden_defaults(cls)
-    return cls.__dict__["_all_overridden"]
+    return _kept(cls, "_all_overridden", _overridden_defaults)
 
 
 def themed_values(model: HasProps) -> dict[str, object] | None:
@@ -62,7 +70,7 @@ def query_properties_with_values(
             model, query, include_defaults=include_defaults, include_undefined=include_undefined
         )
     themed, unstable = model.themed_values() or {}, model._unstable_default_values
-    asked = {*model._property_values, *unstable, *themed, *_without_default(type(model))}
+    asked = {*model._property_values, *unstable, *themed, *_kept(type(model), "_without_default", _without_default)}
     values = {}
     for name in model.properties(_with_props=True):
         if name in asked and query(descriptor := model.lookup(name)):
@@ -74,15 +82,13 @@ def query_properties_with_values(
 
 
 def _without_default(cls: type[HasProps]) -> set[str]:
-    if "_without_default" not in cls.__dict__:
-        overridden, names = cls._overridden_defaults(), cls.properties(_with_props=True)
-        defaults = {name: overridden.get(name, cls.lookup(name).property._default) for name in names}
-        cls._without_default = {name for name, default in defaults.items() if default is Undefined}
-    return cls.__dict__["_without_default"]
+    overridden, names = cls._overridden_defaults(), cls.properties(_with_props=True)
+    defaults = {name: overridden.get(name, cls.lookup(name).property._default) for name in names}
+    return {name for name, default in defaults.items() if default is Undefined}
 
 
-PropertyDescriptor.has_unstable_default = has_unstable_default
-HasProps.themed_values = themed_values
-HasProps.query_properties_with_values = query_properties_with_values
+private.replace(f"{DESCRIPTOR}.has_unstable_default", has_unstable_default)
+private.replace(f"{HAS_PROPS}.themed_values", themed_values)
+private.replace(f"{HAS_PROPS}.query_properties_with_values", query_properties_with_values)
 if not hasattr(HasProps, "__property_info__"):  # where Bokeh 3.10 has them
-    HasProps._overridden_defaults = classmethod(overridden_defaults)
+    private.replace(f"{HAS_PROPS}._overridden_defaults", classmethod(overridden_defaults))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gzip
-import importlib
 import inspect
 import os
 import re
@@ -25,15 +24,13 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
-from bokeh.core import serialization
 from bokeh.core.property import visual
 from bokeh.core.serialization import DeserializationError, Deserializer
-from bokeh.document import callbacks
 from bokeh.document.document import Document
 from bokeh.document.events import MessageSentEvent
 from bokeh.protocol.message import Message
-from bokeh.server import session
 
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.shared import private
@@ -99,7 +96,7 @@ class Budget:
         self.added: weakref.WeakKeyDictionary[Document, int] = weakref.WeakKeyDictionary()
         signal.signal(signal.SIGVTALRM, self._expired)
 
-    def _expired(self, *_) -> None:
+    def _expired(self, *_: object) -> None:
         if self._armed and time.thread_time() >= self._end:  # the timer counts what other threads take, too
             raise CostlyError
 
@@ -211,26 +208,25 @@ class Budget:
             self._protect_applying()
 
     def _protect_reading(self) -> None:
-        decode, transform = Deserializer.decode, visual.Image.transform
-
-        def decode_within(deserializer: Deserializer, *arguments, **keywords):
+        def decode_within(deserializer: Deserializer, *arguments: Any, **keywords: Any) -> Any:
             with self.spent():
                 return decode(deserializer, *arguments, **keywords)
 
-        def transform_no_file(image: visual.Image, value: object):
+        def transform_no_file(image: visual.Image, value: object) -> Any:
             # a text may be the name of a file; a browser has none to show us
             visitors = self._is_reading() or getattr(self._mine, "applies", False)
             return value if isinstance(value, str) and visitors else transform(image, value)
 
-        Deserializer.decode, visual.Image.transform = decode_within, transform_no_file
-        serialization.gzip = self  # what is used of it are compress and decompress
-        # a message that is not understood is logged: not with all that is in it
-        Message.__repr__ = lambda message: f"{message.msgtype} with {len(message.buffers)} buffers"
+        def short(message: Message) -> str:  # one that is not understood is logged: not with all that is in it
+            return f"{message.msgtype} with {len(message.buffers)} buffers"
+
+        decode = private.replace("bokeh.core.serialization:Deserializer.decode", decode_within)
+        transform = private.replace("bokeh.core.property.visual:Image.transform", transform_no_file)
+        private.replace("bokeh.core.serialization:gzip", self)  # what is used of it are compress and decompress
+        private.replace("bokeh.protocol.message:Message.__repr__", short)
 
     def _protect_applying(self) -> None:
-        invoke: Callable = callbacks.invoke_with_curdoc  # through which every callback of an app is called
-
-        def invoke_aside(doc: Document, function: Callable):
+        def invoke_aside(doc: Document, function: Callable[[], object]) -> Any:
             applies, self._mine.applies = getattr(self._mine, "applies", False), False
             try:
                 with self.laid_aside() if self._is_reading() else contextlib.nullcontext():
@@ -244,14 +240,14 @@ class Budget:
             finally:
                 self._mine.applies = applies
 
-        async def told(doc: Document, coroutine: Coroutine):
+        async def told(doc: Document, coroutine: Coroutine[Any, Any, Any]) -> Any:
             try:
                 return await coroutine
             except Exception:
                 self._tell(doc)
                 raise
 
-        def apply(doc: Document, function: Callable):
+        def apply(doc: Document, function: Callable[[], object]) -> Any:
             before, then = self._memory.resident(), time.monotonic()
             self._mine.applies = True
             try:
@@ -262,19 +258,18 @@ class Budget:
                 if self._faults.alone_since(then):  # or who knows whose it is
                     self.added[doc] = self.added.get(doc, 0) + self._memory.resident() - before
 
-        callbacks.invoke_with_curdoc = invoke_aside
-        # by its name, for the package has a class of the same name as the module
-        importlib.import_module("bokeh.protocol.messages.patch_doc").invoke_with_curdoc = apply
+        # every callback of an app is called through it
+        invoke = private.replace("bokeh.document.callbacks:invoke_with_curdoc", invoke_aside)
+        private.replace("bokeh.protocol.messages.patch_doc:invoke_with_curdoc", apply)
         if private.IN_THREADS:
-            run: Callable = session._run_in_executor
 
-            async def run_here_or_there(function: Callable, *arguments, **keywords):
+            async def run_here_or_there(function: Callable[..., object], *arguments: Any, **keywords: Any) -> Any:
                 message = getattr(function, "__self__", None)
                 if isinstance(message, Message) and not _is_simple(message):
                     return function(*arguments, **keywords)
                 return await run(function, *arguments, **keywords)
 
-            session._run_in_executor = run_here_or_there
+            run = private.replace("bokeh.server.session:_run_in_executor", run_here_or_there)
 
 
 def _is_simple(message: Message) -> bool:

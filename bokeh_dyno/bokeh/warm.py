@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from bokeh.application import Application
 from bokeh.embed.server import server_html_page_for_session
@@ -10,7 +11,7 @@ from bokeh.resources import Resources
 from bokeh.server.contexts import ApplicationContext
 from bokeh.server.session import ServerSession
 from bokeh.util.token import get_session_id
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop
 
 from bokeh_dyno.page import needs
@@ -25,7 +26,8 @@ async def run(application: Application, name: str, values: Settings, *, is_loade
 
     is_loaded: the application knows already that a server has loaded it.
     """
-    context = ApplicationContext(application, io_loop=IOLoop.current(), url=f"/{name}")
+    loop: Any = IOLoop.current()  # Bokeh 3.10 says that it takes asyncio's, and takes Tornado's, too
+    context = ApplicationContext(application, io_loop=loop, url=f"/{name}")
     if not is_loaded:
         application.on_server_loaded(context.server_context)
     token = tokens.mint(60)
@@ -60,5 +62,5 @@ async def _nothing() -> None:
     """Do nothing."""
 
 
-class _NoConnection:
+class _NoConnection(HTTPConnection):
     context = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
 from bokeh.protocol.message import Message
 from bokeh.server.session import ServerSession
 from bokeh.server.views.ws import WSHandler
 from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketProtocol, WebSocketProtocol13
 
 from bokeh_dyno.bokeh.frames import CHUNK, Frames
-from bokeh_dyno.bokeh.gate import OFF, FullError
+from bokeh_dyno.bokeh.gate import OFF, FullError, Gate
 from bokeh_dyno.bokeh.limits import Limits
 from bokeh_dyno.page import needs
 
@@ -37,12 +39,14 @@ class WebSocket(WSHandler):
     to others (bokeh/protocol/receiver.py), and the most bytes that a message may have: the page sends none that are larger.
     """
 
-    limits: Limits  # the worker's
+    # the worker's
+    gate: Gate
+    limits: Limits
 
-    def __init__(self, *arguments, **options) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._left = False
-        self._address = self.request.remote_ip
+        self._address = self.request.remote_ip or ""
         self._began: float | None = None  # when the message that is arriving did
         self._held = 0  # bytes of it, as they are now
         self._size = 0  # bytes of its parts that are whole
@@ -54,22 +58,24 @@ class WebSocket(WSHandler):
         self._misunderstood = 0
         self.limits.add(self)
 
-    def get_websocket_protocol(self):
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
         protocol = super().get_websocket_protocol()
-        return protocol and Frames(self, False, protocol.params)
+        return Frames(self, False, protocol.params) if isinstance(protocol, WebSocketProtocol13) else protocol
 
     async def _async_open(self, token: str) -> None:
-        gate = self.application.auth_provider
         try:
-            await gate.enter(self, token, of_page=True)
+            await self.gate.enter(self, token, of_page=True)
         except FullError as error:
             self.close(FINAL if str(error) == OFF else TRY_AGAIN, str(error))
             return
-        if self.ws_connection is None:  # the visitor has left already
+        if self._is_closed():
             return
         await super()._async_open(token)
         if self.session:
-            gate.room.opened(self.session)
+            self.gate.room.opened(self.session)
+
+    def _is_closed(self) -> bool:
+        return self.ws_connection is None  # the visitor may leave at any time
 
     @property
     def session(self) -> ServerSession | None:
@@ -130,7 +136,7 @@ class WebSocket(WSHandler):
         elif self._sending and now - self._sending > UNREAD_SECONDS:
             self.end(POLICY, "what was sent is not read")
 
-    async def _receive(self, fragment: str | bytes):
+    async def _receive(self, fragment: str | bytes) -> Message | None:
         self._size += len(fragment) + FRAGMENT
         if self.receiver is None:
             self.end(POLICY, "a message before the session is there")
@@ -165,7 +171,7 @@ class WebSocket(WSHandler):
         if abs(more) > NOTABLE and not self.limits.grow(session, self._address, more):
             self._too_much("memory (BOKEH_MESSAGE_MEMORY)")
 
-    async def _handle(self, message: Message):
+    async def _handle(self, message: Message) -> Any:
         if message.msgtype in ("PULL-DOC-REQ", "PUSH-DOC"):
             now = time.monotonic()
             self._documents = min(DOCUMENTS, self._documents + now - self._last_document) - 1
@@ -194,7 +200,7 @@ class WebSocket(WSHandler):
 
     def _too_much(self, what: str) -> None:
         log.error("A message has taken too much %s: its session ends", what)
-        self.application.auth_provider.room.offended(self._address)
+        self.gate.room.offended(self._address)
         self.end_session("This plot has ended: it took more memory or time than it may.")
 
     def _internal_error(self, message: str) -> None:
@@ -205,7 +211,9 @@ class WebSocket(WSHandler):
 
     # --- what is sent ---
 
-    async def write_message(self, message, binary: bool = False, locked: bool = True) -> None:
+    async def write_message(  # type: ignore[override] # as Bokeh's is another than Tornado's
+        self, message: bytes | str | dict[str, Any], binary: bool = False, locked: bool = True
+    ) -> None:
         self._sending = self._sending or time.monotonic()
         try:
             await super().write_message(message, binary, locked)
@@ -225,18 +233,20 @@ class WebSocket(WSHandler):
                 self._too_much("time (BOKEH_MESSAGE_SECONDS)")
             elif self._misunderstood > MISUNDERSTOOD:
                 self.end(POLICY, "not understood")
-            if self.ws_connection is None:
+            if self._is_closed():
                 return
         if message.msgtype != "ACK" or "document" not in self.request.query_arguments:
             await super().send_message(message)
             return
+        if self.connection is None:
+            return
         request = self.connection.protocol.create("PULL-DOC-REQ")
         told = {"document": request.header["msgid"], "most": self.max_message_size}
         message.metadata = {**told, **await self._needs()}
-        if self.ws_connection is None:
+        if self._is_closed():
             return
         await super().send_message(message)
-        if self.ws_connection is None:  # the visitor has left already
+        if self._is_closed() or self.handler is None:
             return
         if reply := await self.handler.handle(request, self.connection):  # from 3.10 on Bokeh sends it itself
             await super().send_message(reply)

@@ -18,15 +18,17 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
+from typing import Any
 
 from bokeh.application import Application
+from bokeh.application.application import SessionContext
 from bokeh.application.handlers.handler import Handler
 from bokeh.command.subcommands.serve import Serve
 from bokeh.core.has_props import _default_resolver as resolver
 from bokeh.document import Document
-from bokeh.document import document as bokeh_document
 from bokeh.document.modules import DocumentModuleManager
 from bokeh.model import Model
+from bokeh.server.contexts import BokehSessionContext
 from bokeh.server.server import Server
 from bokeh.server.urls import per_app_patterns, toplevel_patterns
 from bokeh.server.views.ws import WSHandler
@@ -81,19 +83,19 @@ class Worker(Serve):
             setattr(self._args, name, getattr(self._args, name).replace("{number}", str(number)))
         self.invoke(self._args)
 
-    def customize_applications(self, args, applications):
+    def customize_applications(self, args: argparse.Namespace, applications: dict[str, Any]) -> dict[str, Any]:
         # each request is in nginx's log already
         logging.getLogger("tornado.access").setLevel(logging.ERROR)
         for handler in logging.getLogger().handlers:
             handler.setFormatter(Discreet(args.log_format))
         return self._applications
 
-    def customize_kwargs(self, args, server_kwargs):
+    def customize_kwargs(self, args: argparse.Namespace, server_kwargs: dict[str, Any]) -> dict[str, Any]:
         self._gate = Gate(
             server_kwargs["auth_provider"], Room(self._values, args.unused_session_lifetime), self._faults
         )
         self._limits = Limits(self._values, args.websocket_max_message_size, self._faults)
-        WebSocket.limits = self._limits
+        WebSocket.gate, WebSocket.limits = self._gate, self._limits
         self._publish_auth_urls()
         return {
             **server_kwargs,
@@ -133,7 +135,7 @@ class Worker(Serve):
 
         every_second()
         PeriodicCallback(every_second, 1000).start()
-        server.io_loop.start = _endless(server.io_loop.start)
+        server.io_loop.start = _endless(server.io_loop.start)  # type: ignore[method-assign] # no hook is there for it
         self._trying = loop.create_task(self._try())
         return server
 
@@ -173,7 +175,7 @@ def _endless(start: Callable[[], None]) -> Callable[[], None]:
 class _Healthz(RequestHandler):
     """Answers for every worker on a dyno without Flask."""
 
-    async def get(self):
+    async def get(self) -> None:
         # in a thread, while this worker answers itself
         well, body = await asyncio.to_thread(health.report, settings.read(), apps.names()[0])
         self.set_status(200 if well else 503)
@@ -206,13 +208,15 @@ class Forget(Handler):
     def modify_document(self, doc: Document) -> None:
         """Do nothing."""
 
-    async def on_session_destroyed(self, session_context) -> None:
+    async def on_session_destroyed(self, session_context: SessionContext) -> None:
         """Forget what the session's document was made by."""
+        if not isinstance(session_context, BokehSessionContext):
+            return
         modules = _ended.pop(session_context._document, [])
         names = {module.__name__ for module in modules}
         # the classes that they have defined; Bokeh would keep them, and look for their modules
         for cls in [cls for cls in Model.model_class_reverse_map.values() if cls.__module__ in names]:
-            resolver.remove(cls)
+            resolver.remove(cls)  # type: ignore[attr-defined] # Bokeh's own .pyi leaves it out
         for module in modules:
             sys.modules.pop(module.__name__, None)
             module.__dict__.clear()
@@ -220,7 +224,8 @@ class Forget(Handler):
 
 def _end_modules(manager: DocumentModuleManager) -> None:
     """Do as Bokeh's `destroy`, without a search of all objects for somebody who refers to a module."""
-    _ended[manager._document()] = manager._modules
+    if (document := manager._document()) is not None:
+        _ended[document] = manager._modules
     manager._modules = []
 
 
@@ -229,9 +234,9 @@ _ended: weakref.WeakKeyDictionary[Document, list[ModuleType]] = weakref.WeakKeyD
 # ended together in 41 s, in which the worker did nothing else; and at boot it would take as long as running the apps.
 COLLECTOR = _Collector()
 if private.has("ends"):
-    bokeh_document.gc = COLLECTOR
-    DocumentModuleManager.destroy = _end_modules
+    private.replace("bokeh.document.document:gc", COLLECTOR)
+    private.replace("bokeh.document.modules:DocumentModuleManager.destroy", _end_modules)
 
 if private.has("websocket"):
-    per_app_patterns[:] = [(path, WebSocket if handler is WSHandler else handler) for path, handler in per_app_patterns]
+    per_app_patterns[:] = [(one[0], WebSocket) if one[1] is WSHandler else one for one in per_app_patterns]
 PATTERNS = list(per_app_patterns), list(toplevel_patterns)

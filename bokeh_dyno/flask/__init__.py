@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["BokehApps"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> type[BokehApps]:
     # not at once: gunicorn's configuration is in this package, and has something to do before Flask is imported
     if name == "BokehApps":
         from bokeh_dyno.flask.embed import BokehApps

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
@@ -25,6 +25,7 @@ from bokeh_dyno.shared import apps, balance, health, settings, tokens
 from bokeh_dyno.shared.settings import Settings
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -58,7 +59,8 @@ class BokehApps:
         for path in ("/<name>", "/<name>/", "/<name>/autoload.js"):
             app.add_url_rule(self._prefix + path, "bokeh_session", self._session, methods=METHODS)
         # around the site, so that no login or error page of its own comes before the answer
-        app.wsgi_app = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
+        edge = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
+        app.wsgi_app = edge  # type: ignore[method-assign] # as Flask's documentation has it
         app.after_request(self._no_store)
         app.after_request(self._no_endless_redirect)
         app.after_request(self._pass_on)
@@ -107,8 +109,8 @@ class BokehApps:
         """
         if name not in apps.names():
             raise LookupError(f"bokeh_app/ has no app {name!r}")
-        arguments = {key: [value] for key, value in (arguments or {}).items()}
-        token = self._mint(name, arguments, visitor, self._renews(name))
+        listed = {key: [value] for key, value in (arguments or {}).items()}
+        token = self._mint(name, listed, visitor, self._renews(name))
         needed, later = self._needs(name)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
             self._tags(needed, {"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}),
@@ -168,7 +170,8 @@ class BokehApps:
     def _tags(found: needs.Needs, *before: dict[str, str]) -> Markup:
         """Return the tags of stylesheets and scripts, each once per page, however many apps are on it."""
         seen = g.setdefault("bokeh_tags", [])
-        fresh = [one for one in (*found.styles, *before, *found.scripts) if one not in seen]
+        wanted: list[str | dict[str, str]] = [*found.styles, *before, *found.scripts]
+        fresh = [one for one in wanted if one not in seen]
         seen += fresh
         return Markup("").join(
             Markup('<link rel="stylesheet" href="{}">\n').format(one)
@@ -235,7 +238,7 @@ class BokehApps:
         if response.status_code != 404:
             return response
         if request.path in self._auth_urls():
-            return redirect(self._prefix + request.full_path.rstrip("?"), 307)
+            return current_app.make_response(redirect(self._prefix + request.full_path.rstrip("?"), 307))
         if ".." in request.path or request.method not in ("GET", "HEAD"):
             return response
         names = "|".join(map(re.escape, apps.names()))
@@ -259,11 +262,11 @@ class _Edge:
     gunicorn would close the connection while nginx still sends the rest, and a 413 of the site's would become a 502.
     """
 
-    def __init__(self, wsgi_app, values: Settings) -> None:
+    def __init__(self, wsgi_app: WSGIApplication, values: Settings) -> None:
         self._wsgi_app = wsgi_app
         self._settings = values
 
-    def __call__(self, environ, start_response):
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ.get("PATH_INFO") != "/healthz":
             return ClosingIterator(self._wsgi_app(environ, start_response), lambda: _read_rest(environ))
         well, body = health.report(self._settings, apps.names()[0])
@@ -272,7 +275,7 @@ class _Edge:
         return [body.encode()]
 
 
-def _read_rest(environ) -> None:
+def _read_rest(environ: WSGIEnvironment) -> None:
     if environ.get("wsgi.input_terminated"):  # it says where it ends, as gunicorn's does
         while environ["wsgi.input"].read(65536):
             pass

@@ -5,6 +5,8 @@ The names are gunicorn's own: https://docs.gunicorn.org/en/stable/settings.html
 
 # ruff: noqa: E402 (one thing has to come before the imports)
 
+from __future__ import annotations
+
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's handler comes later
@@ -17,6 +19,8 @@ import sys
 import threading
 import time
 import traceback
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import flask
 import gunicorn.errors
@@ -27,6 +31,12 @@ from bokeh_dyno.shared import buildpack, fork, health, settings, sigterm
 from bokeh_dyno.shared.log import Discreet, one_line, print_whole_lines
 from bokeh_dyno.shared.signals import start_script_is_gone
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.config import Config
+    from gunicorn.workers.base import Worker
+
 buildpack.prepare()
 _settings = settings.read()
 print_whole_lines()
@@ -35,9 +45,10 @@ sigterm.disregard()
 (_settings.run_dir / "flask.pid").write_text(str(os.getpid()))
 
 
-def _cannot_run(*error):
-    traceback.print_exception(*error)
-    print(f"error: the site cannot run: {one_line(''.join(traceback.format_exception(*error)))}", file=sys.stderr)
+def _cannot_run(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace)
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(f"error: the site cannot run: {one_line(text)}", file=sys.stderr)
 
 
 sys.excepthook = _cannot_run  # until the site is imported
@@ -77,13 +88,13 @@ _counting = threading.Lock()
 class logger_class(gunicorn.glogging.Logger):
     """gunicorn's log without the time, which honcho puts before each line, and without what is private."""
 
-    def setup(self, cfg):
+    def setup(self, cfg: Config) -> None:
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(Discreet("%(levelname)s [%(process)d] %(message)s"))
 
 
-def on_starting(server):
+def on_starting(server: Arbiter) -> None:
     """See whether the site may be shared by fork, and have gunicorn stop its workers in a way that the platform does not."""
     if server.cfg.preload_app and (left := _before.left()):
         print(
@@ -102,7 +113,7 @@ def on_starting(server):
         server.kill_worker = lambda pid, number: kill(pid, GRACEFUL if number == signal.SIGTERM else number)
 
 
-def when_ready(server):
+def when_ready(server: Arbiter) -> None:
     """Prepare the site, which the workers share."""
     sigterm.disregard()  # gunicorn has just set its own handler
     if server.cfg.preload_app or not workers:
@@ -117,7 +128,7 @@ def when_ready(server):
         _stop_with_the_start_script(os.getpid())
 
 
-def _prepare(site):
+def _prepare(site: WSGIApplication) -> None:
     """Compile the site's templates and make a token, for the first visitor would wait for both."""
     if isinstance(site, flask.Flask):
         bokeh_apps = site.extensions.get("bokeh_apps")
@@ -130,7 +141,7 @@ def _prepare(site):
             bokeh_apps.warm()
 
 
-def post_worker_init(worker):
+def post_worker_init(worker: Worker) -> None:
     """Have the worker stop gracefully at another signal, and watch the start script; a thread here, for the master forks."""
     if "DYNO_PID" in os.environ:
         signal.signal(GRACEFUL, worker.handle_exit)
@@ -142,35 +153,35 @@ def post_worker_init(worker):
     _stop_with_the_start_script(worker.ppid)
 
 
-def _stop_with_the_start_script(pid):
+def _stop_with_the_start_script(pid: int) -> None:
     """Stop gunicorn, whose master is `pid`, when the start script was killed; its own parent may live on."""
 
-    def watch():
+    def watch() -> None:
         if start_script_is_gone(_settings.run_dir, wait=True):
             os.kill(pid, signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def worker_exit(server, worker):
+def worker_exit(server: Arbiter, worker: Worker) -> None:
     """Note, in the worker, that it ends because gunicorn's max_requests says so: that is no death."""
     if worker.nr >= worker.max_requests:
         _retired[worker.age % 4096] = 1
 
 
-def pre_request(worker, _request):
+def pre_request(worker: Worker, _request: object) -> None:
     """Count, in the worker, a request that begins."""
     with _counting:
         _answering[worker.age % 4096] += 1
 
 
-def post_request(worker, _request, _environ, _response):
+def post_request(worker: Worker, _request: object, _environ: object, _response: object) -> None:
     """Count, in the worker, a request that has ended."""
     with _counting:
         _answering[worker.age % 4096] -= 1
 
 
-def child_exit(server, worker):
+def child_exit(server: Arbiter, worker: Worker) -> None:
     """End the dyno when workers die again and again; gunicorn would go on for ever.
 
     One that dies of a request is replaced, however often: that page is what cannot work, and no other.

@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bokeh.core.has_props import HasProps
     from bokeh.document import Document
     from bokeh.model import Model
+    from bokeh.resources import Resources
 
 # of an app's own models, what their script is made of; and what they want loaded beside it
 SOURCES = ("__implementation__", "__javascript__", "__css__")
@@ -81,12 +82,12 @@ def has_own(document: Document) -> bool:
     return bool(_own_classes(document.models))
 
 
-def _key(models: Sequence[HasProps]) -> frozenset[tuple[str, ...]]:
+def _key(models: Iterable[HasProps]) -> frozenset[tuple[str, ...]]:
     """Return what models that are not Bokeh's are known by; nothing when there are none."""
     return frozenset(map(_description, _own_classes(models)))
 
 
-def _own_classes(models: Sequence[HasProps]) -> set[type[HasProps]]:
+def _own_classes(models: Iterable[HasProps]) -> set[type[HasProps]]:
     return {cls for cls in map(type, models) if _package(cls) != "bokeh"}
 
 
@@ -102,7 +103,7 @@ def _description(cls: type[HasProps]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _resources(cdn: bool, prefix: str):
+def _resources(cdn: bool, prefix: str) -> Resources:
     # imported here: a site without static plots saves 40 MB and most of a second at boot
     from bokeh.resources import Resources
 
@@ -174,7 +175,7 @@ def _with_extensions(values: Settings, models: Sequence[Model]) -> Needs:
     )
 
 
-def _absolute(address: str, prefix: object) -> str:
+def _absolute(address: str, prefix: str) -> str:
     # Panel's are relative to its own page
     return f"{prefix}/{address}" if address.startswith("static/") else address
 

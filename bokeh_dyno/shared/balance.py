@@ -17,7 +17,7 @@ THREADS = 64  # of a worker that run code of apps, at most; from Bokeh 3.10 on c
 BUSY_SECONDS = 0.1  # that an app's code runs: a new session would notice
 
 
-def shared(workers: int, path: Path | None = None) -> memoryview:
+def shared(workers: int, path: Path | None = None) -> memoryview[float]:
     """Return that memory, empty, for so many workers; all processes forked from now on share it. Without a path in no file."""
     size = 8 * (2 * THREADS + 1) * (workers + 1)
     if path is None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -136,7 +137,7 @@ def _random_numbers() -> list[str]:
     return []
 
 
-def _attribute(path: str) -> object:
+def _attribute(path: str) -> Any:
     """Return what has this name in a module that is loaded, else None."""
     module, _, names = path.partition(":")
     thing = sys.modules.get(module)

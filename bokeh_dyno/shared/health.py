@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from bokeh_dyno.shared.settings import Settings
 
@@ -35,32 +36,35 @@ def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
             except OSError:  # nobody listens there, or the queue of a hanging worker is full
                 continue
             request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-            waiting.register(client, selectors.EVENT_WRITE, (name, request))
+            waiting.register(client, selectors.EVENT_WRITE, (name, request, client))
         end = time.monotonic() + deadline
         while waiting.get_map() and (left := end - time.monotonic()) > 0:
             for key, events in waiting.select(left):
-                name, request = key.data
+                name, request, client = key.data
                 try:
                     if events & selectors.EVENT_WRITE:  # connected, or refused
-                        key.fileobj.send(request)
-                        waiting.modify(key.fileobj, selectors.EVENT_READ, key.data)
+                        client.send(request)
+                        waiting.modify(client, selectors.EVENT_READ, key.data)
                         continue
-                    answer = key.fileobj.recv(16)
+                    answer = client.recv(16)
                 except OSError:
                     answer = b""
                 status = answer[9:12] if answer.startswith(b"HTTP/1.") else b""
                 if b"100" <= status < b"500" or (status == b"503" and name == "flask"):
                     names.remove(name)
-                waiting.unregister(key.fileobj)
-                key.fileobj.close()
+                waiting.unregister(client)
+                client.close()
         for key in list(waiting.get_map().values()):
-            key.fileobj.close()
+            _, _, client = key.data
+            client.close()
     return names
 
 
 def _connect(address: str) -> tuple[socket.socket, str]:
     """Begin to connect to a unix socket or to HOST:PORT; return the socket and what its server is called."""
     host, colon, port = address.rpartition(":")
+    family: int
+    target: str | tuple[Any, ...]
     if colon and "/" not in address:
         family, kind, protocol, _, target = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
     else:

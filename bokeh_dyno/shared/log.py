@@ -9,8 +9,12 @@ import re
 import string
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from bokeh_dyno.shared.settings import ROOT
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MAX_LINE = (
     2000  # characters of a line that is logged; Bokeh logs messages that it cannot read, and those may have 20 MB
@@ -72,9 +76,9 @@ class _Brake(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         """Write a part of data; return how much of it is done, as a raw stream does."""
-        taken = bytes(data[:65536])
+        taken = bytes(memoryview(data)[:65536])
         now = time.monotonic()
         self._allowed, self._since = min(MAX_BURST, self._allowed + MAX_RATE * (now - self._since)), now
         text = b"".join(map(self._part, taken.splitlines(keepends=True)))

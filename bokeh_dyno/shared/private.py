@@ -17,12 +17,22 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+
+def _folder() -> Path:
+    """Return the folder of the installed bokeh package, without importing it."""
+    spec = importlib.util.find_spec("bokeh")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'bokeh'", name="bokeh")
+    return Path(spec.submodule_search_locations[0])
+
 
 OLDEST, NEWEST = (3, 9), (3, 10)  # of the versions of Bokeh that this was written for
-FOLDER = Path(importlib.util.find_spec("bokeh").submodule_search_locations[0])
+FOLDER = _folder()
 IN_THREADS = (FOLDER / "util" / "asyncio.py").exists()  # that is how Bokeh calls callbacks, from 3.10 on
 PINS = "bokeh==3.10.2" if sys.version_info >= (3, 12) else "bokeh==3.9.2"
 
@@ -180,9 +190,27 @@ def has(use: str) -> bool:
     return all(_is(name, expected) for name, expected in USES[use].names.items())
 
 
+def find(name: str) -> Any:
+    """Return what has this name, "module:name"; of a class method, its function."""
+    module, _, path = name.partition(":")
+    thing = importlib.import_module(module)
+    for part in path.split("."):
+        thing = inspect.getattr_static(thing, part)
+    return getattr(thing, "__func__", thing)
+
+
+def replace(name: str, by: object) -> Any:
+    """Put `by` in the place of what has this name; return what was there, as `find` does."""
+    before = find(name)
+    module, _, path = name.partition(":")
+    *owners, last = path.split(".")
+    setattr(functools.reduce(getattr, owners, importlib.import_module(module)), last, by)
+    return before
+
+
 def _is(name: str, expected: str) -> bool:
     try:
-        thing = _find(name)
+        thing = find(name)
         if expected.startswith("#"):
             return _digest(thing) in expected.split()
         return not expected or " ".join(inspect.signature(thing).parameters) == expected
@@ -190,15 +218,7 @@ def _is(name: str, expected: str) -> bool:
         return False
 
 
-def _find(name: str) -> object:
-    module, _, path = name.partition(":")
-    thing = importlib.import_module(module)
-    for part in path.split("."):
-        thing = inspect.getattr_static(thing, part)
-    return getattr(thing, "__func__", thing)  # of a class method
-
-
-def _digest(function: object) -> str:
+def _digest(function: Callable[..., object]) -> str:
     return "#" + hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:8]
 
 
@@ -206,7 +226,7 @@ def _print_table() -> None:
     for use in USES.values():
         for name, expected in use.names.items():
             try:
-                thing = _find(name)
+                thing = find(name)
                 now = f"{_digest(thing)} ({' '.join(inspect.signature(thing).parameters)})"
             except (ImportError, AttributeError) as error:
                 now = str(error)

@@ -41,7 +41,7 @@ def stops() -> set[signal.Signals]:
     return {signal.SIGINT} if "DYNO_PID" in os.environ else {signal.SIGINT, signal.SIGTERM}
 
 
-def _nothing(*_) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import calendar
+import functools
 import os
 import secrets
 import time
 import zlib
 from collections.abc import Mapping, Sequence
 
+from bokeh.core.types import ID
 from bokeh.util import token as bokeh_token
 from bokeh.util.token import (
     check_session_id_signature,
@@ -24,7 +26,6 @@ from bokeh.util.token import (
 )
 
 from bokeh_dyno.shared import private
-from bokeh_dyno.shared.settings import Settings
 
 MAX_BYTES = 24_000  # it is a header of the WebSocket's request, in which nginx allows a line of 32 kB
 # names in a token's payload that Bokeh gives a meaning to
@@ -54,16 +55,18 @@ def mint(
     for name, values in (arguments or {}).items():
         if wrong := [value for value in values if not isinstance(value, str)]:
             raise TypeError(f"arguments are text, and {name}={wrong[0]!r} is not: write {str(wrong[0])!r}")
-    payload = dict(visitor or {}) | ({APP: app} if app else {})
     # always there: without it Bokeh would take the arguments of whatever request opens the session
-    payload["arguments"] = {name: [value.encode() for value in values] for name, values in (arguments or {}).items()}
-    if set(payload["arguments"]) == {"bytes"}:
-        payload["arguments"][""] = []  # Bokeh reads {"bytes": …} as bytes, and then cannot read its own token
+    carried = {name: [value.encode() for value in values] for name, values in (arguments or {}).items()}
+    if set(carried) == {"bytes"}:
+        carried[""] = []  # Bokeh reads {"bytes": …} as bytes, and then cannot read its own token
     key = os.environ["BOKEH_SECRET_KEY"].encode()
-    options = {"secret_key": key, "signed": True, "extra_payload": payload, "expiration": lifetime}
-    token = generate_jwt_token(session_id or new_id(), **options)
+    payload = dict(visitor or {}) | ({APP: app} if app else {}) | {"arguments": carried}
+    sign = functools.partial(
+        generate_jwt_token, secret_key=key, signed=True, extra_payload=payload, expiration=lifetime
+    )
+    token = sign(ID(session_id or new_id()))
     if renews and is_valid(renews, expired=True) and _carried(renews) == _carried(token):
-        token = generate_jwt_token(get_session_id(renews), **options)
+        token = sign(get_session_id(renews))
     if len(token) > MAX_BYTES:
         raise ValueError(f"arguments and visitor make a token of {len(token):,} bytes; {MAX_BYTES:,} are allowed")
     return token
@@ -99,10 +102,10 @@ def is_foreign_id(session_id: str) -> bool:
     return check_session_id_signature(session_id, secret_key=os.environ["BOKEH_SECRET_KEY"].encode(), signed=True)
 
 
-def extend(token: str, values: Settings) -> str:
+def extend(token: str, values: Mapping[str, object]) -> str:
     """Return `token` with values in its payload, too. Raises TypeError when something in values is not JSON."""
     key = os.environ["BOKEH_SECRET_KEY"].encode()
-    payload = get_token_payload(token) | values
+    payload = {**get_token_payload(token), **values}
     return generate_jwt_token(get_session_id(token), secret_key=key, signed=True, extra_payload=payload)
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from typing import IO
 
 # bytes of a line of nginx's, as of everybody's: MAX_PRINTED in bokeh_dyno/shared/log.py, whose import takes 20 ms
 MAX_LINE = 10_000
@@ -21,7 +22,7 @@ def say(text: str, name: str = "dyno") -> None:
         pass  # nobody reads it, or it is a file on a full disk: the site goes on
 
 
-def copy_log(pipe) -> None:
+def copy_log(pipe: IO[bytes]) -> None:
     """Print what nginx prints, with its name before each line and without what a URL carries behind the `?`."""
     rest = b""
     while more := os.read(pipe.fileno(), 1 << 16):

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -27,7 +28,7 @@ class Processes:
         self._began = self._looked = time.monotonic()
         self._of_procfile: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
-    def start(self, name: str, command: list[str], **options) -> subprocess.Popen:
+    def start(self, name: str, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a child, deaf to SIGTERM; options are those of Popen. It ends when this process is killed.
 
         It gets a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in
@@ -139,7 +140,7 @@ class Processes:
     @staticmethod
     def _below(pid: int | None = None) -> list[psutil.Process]:
         """Return every process below `pid` (this one when none is given) that has not ended."""
-        alive = []
+        alive: list[psutil.Process] = []
         try:
             children = psutil.Process(pid).children(recursive=True)
         except psutil.NoSuchProcess:
