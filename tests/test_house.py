@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import ast
 import filecmp
+import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from dyno_under_test import OTHER_SITE, ROOT, Dyno
 
 MACHINERY = ("bokeh_dyno", "bin", "config")
+PACKAGE = ROOT / "bokeh_dyno"
+# what each room may import beside its own modules
+MAY_IMPORT = {
+    "start": {"page", "shared"},
+    "flask": {"page", "shared"},
+    "bokeh": {"page", "shared"},
+    "page": {"shared"},
+    "shared": set(),
+}
+LONGEST = 300  # lines of a module
 
 
 def files(folder: Path) -> list[Path]:
@@ -75,6 +87,71 @@ def test_the_machinery_names_no_page_and_no_app_of_the_example(room: str) -> Non
             text = re.sub(r"^\s*#.*", "", text, flags=re.MULTILINE)
         for name in names - allowed:
             assert not re.search(rf"[\"'/]{re.escape(name)}[\"'/]", text), f"{path} names {name}"
+
+
+def test_the_rooms_are_those_that_are_known() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_down_only(room: str) -> None:
+    own = f"bokeh_dyno.{room}"
+    allowed = [own, *(f"bokeh_dyno.{other}" for other in MAY_IMPORT[room])]
+    for name in modules():
+        if is_below(name, own):
+            for imported in imports(name, everywhere=True):
+                assert any(is_below(imported, one) for one in allowed), f"{name} imports {imported}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: imports(name, everywhere=False) - {name} for name in modules()}
+    while leaves := {name for name, imported in graph.items() if not imported}:
+        graph = {name: imported - leaves for name, imported in graph.items() if name not in leaves}
+    assert graph == {}  # those in a circle, and what imports them
+
+
+def test_no_module_is_longer_than_can_be_read_at_once() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Return the modules and packages of the machinery, by name."""
+    paths = {path: path.relative_to(ROOT).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
+    return {".".join(parts).removesuffix(".__init__"): path for path, parts in paths.items()}
+
+
+def is_below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+@functools.cache
+def imports(name: str, everywhere: bool) -> set[str]:
+    """Return the modules of the machinery that one of them imports: when it is imported itself, or `everywhere` in it."""
+    path = modules()[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = imports_of(ast.parse(path.read_text()).body, package, everywhere)
+    return {one for one in found if one in modules()}
+
+
+def imports_of(body: Iterable[ast.AST], package: str, everywhere: bool) -> set[str]:
+    """Return what is imported, and what may be a module or a name in one; not what is there for the types alone."""
+    found = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *filter(None, [node.module])])
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            # `from package import module` needs no other name of the package
+            found |= names if names <= modules().keys() else {module} | names
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            found |= imports_of(node.orelse, package, everywhere)
+        elif everywhere or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found |= imports_of(ast.iter_child_nodes(node), package, everywhere)
+    return found
 
 
 def code_of(text: str) -> str:
