@@ -29,7 +29,8 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         idle        the process when the workers are on dynos elsewhere
     page/    what the browser gets
         page.js     the page's script: shows the apps, and brings them back
-        static      BokehJS and the page's script, compressed, for nginx
+        connection.js, values.js, scripts.js: its session, what the visitor entered, parts of BokehJS that it loads
+        static      BokehJS, and the page's script as one, compressed, for nginx
         needs       scripts and stylesheets that a document needs
     shared/  the ground
         settings    every config var: name, default, what is allowed; allowed: the checks

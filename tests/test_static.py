@@ -25,9 +25,7 @@ from bokeh_dyno.page import static
 
 MakeDyno = Callable[..., Dyno]
 PACKAGE = bokeh.util.paths.static_path()
-SCRIPT = re.sub(
-    rb"(?m)^ *(//.*\n|\n)?", b"", (ROOT / "bokeh_dyno/page/page.js").read_bytes()
-)  # without what is for its readers
+SCRIPT = static.page_script()
 BOKEH = (PACKAGE / "js/bokeh.min.js").read_bytes()
 CHROMIUM = "gzip, deflate, br, zstd"
 FOREVER = "public, max-age=31536000, immutable"

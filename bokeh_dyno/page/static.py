@@ -18,8 +18,8 @@ from bokeh_dyno.shared import private
 from bokeh_dyno.shared.settings import ROOT
 
 CACHE = ROOT / ".static"
-PAGE_SCRIPT = Path(__file__).parent / "page.js"
-PAGE_SCRIPT_NAME = "dyno.js"  # among the files
+PAGE_MODULES = ("scripts", "values", "connection", "page")  # .js, beside this file; each imports from those before it
+PAGE_SCRIPT_NAME = "dyno.js"  # among the files: all of them as one
 # brotli's quality: BokehJS is a fifth smaller than with gzip and takes 10 s of CPU, or a tenth smaller and 0.2 s
 BEST, QUICK = 11, 5
 GZIP = 9
@@ -31,10 +31,34 @@ def source() -> Path:
     return private.FOLDER / "server" / "static"
 
 
-def _originals() -> dict[str, Path]:
-    """Return the files that pages load, by their names below /static/: the minified scripts, and the page's."""
-    files = sorted((source() / "js").glob("*.min.js"))
-    return {PAGE_SCRIPT_NAME: PAGE_SCRIPT, **{f"js/{file.name}": file for file in files}}
+def page_script(folder: Path = Path(__file__).parent) -> bytes:
+    """Return the page's modules as one script: in a closure, without what is for their readers, a third of it.
+
+    It goes line by line and takes what has a line of its own: `import {a, b} from "./module.js"`, `export const`,
+    `export class`, comments. Raises ValueError where something else begins like one of those.
+    """
+    lines = ["(() => {", '"use strict"']
+    for number, module in enumerate(PAGE_MODULES):
+        for line in (folder / f"{module}.js").read_text("utf-8").splitlines():
+            imported = re.fullmatch(r'import \{\w+(?:, \w+)*\} from "\./(\w+)\.js"', line)
+            if imported and imported[1] in PAGE_MODULES[:number]:
+                continue
+            code = re.sub(r"^export (?=(const|class) )", "", line).lstrip()
+            if not code or re.fullmatch(r"//.*|/\*((?!\*/).)*\*/", code):
+                continue
+            if re.match(r"(import|export)\b|/\*", code):
+                raise ValueError(f"{module}.js has a line that cannot be joined with other modules: {line}")
+            lines.append(code)
+    return "\n".join([*lines, "})()", ""]).encode()
+
+
+def _names() -> list[str]:
+    """Return the names below /static/ of the files that pages load: the page's script, and the minified ones of BokehJS."""
+    return [PAGE_SCRIPT_NAME, *sorted(f"js/{file.name}" for file in (source() / "js").glob("*.min.js"))]
+
+
+def _content(name: str) -> bytes:
+    return page_script() if name == PAGE_SCRIPT_NAME else (source() / name).read_bytes()
 
 
 @functools.cache
@@ -43,13 +67,7 @@ def versions() -> dict[str, str]:
 
     It is the beginning of the file's sha512, for that is what Bokeh has behind ?v=; nginx takes either for the other.
     """
-    return {name: hashlib.sha512(_content(path)).hexdigest()[:16] for name, path in _originals().items()}
-
-
-def _content(path: Path) -> bytes:
-    """Return what is sent of a file: of the page's script what a browser needs, for a third of it is comments."""
-    content = path.read_bytes()
-    return re.sub(rb"(?m)^ *(//.*\n|\n)?", b"", content) if path == PAGE_SCRIPT else content
+    return {name: hashlib.sha512(_content(name)).hexdigest()[:16] for name in _names()}
 
 
 def versioned(name: str) -> str:
@@ -88,7 +106,7 @@ def _make(folder: Path, name: str, quality: int) -> None:
     fresh.chmod(0o755)
     file = fresh / name
     file.parent.mkdir(exist_ok=True)
-    data = _content(_originals()[name])
+    data = _content(name)
     file.write_bytes(data)
     file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(data, GZIP, mtime=0))
     file.with_name(f"{file.name}.br").write_bytes(brotli.compress(data, quality=quality))
