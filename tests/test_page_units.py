@@ -1,13 +1,15 @@
-"""The modules of the page's script: how they are made one script."""
+"""The modules of the page's script: their pure parts in node's own test runner, and how they are made one script."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import playwright
 import pytest
+from dyno_under_test import ROOT
 
 from bokeh_dyno.page import static
 
@@ -15,6 +17,18 @@ FOLDER = Path(static.__file__).parent
 NODE = Path(playwright.__file__).parent / "driver" / "node"  # it comes with what has the browser driven
 if not NODE.exists():
     NODE = shutil.which("node")
+
+
+def test_the_units(record_property) -> None:
+    files = sorted((ROOT / "tests/page").glob("*.test.js"))
+    done = subprocess.run(
+        [NODE, "--test", "--test-reporter=tap", *files],
+        env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = int(done.stdout.partition("\n# pass ")[2].split()[0])
+    record_property("figure", f"{passed} tests of node's")
+    assert passed > len(files)
 
 
 @pytest.fixture

@@ -1,0 +1,28 @@
+import js from "@eslint/js"
+
+// What the modules use of the browser, and no more: whatever else stands in none of them is a mistake
+const BROWSER = [
+  "AbortController", "AbortSignal", "Blob", "Bokeh", "DOMParser", "Event", "MessageChannel", "MutationObserver", "URL",
+  "WebSocket", "addEventListener", "clearTimeout", "console", "document", "fetch", "location", "setTimeout", "window",
+]
+
+const readonly = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]))
+
+export default [
+  js.configs.recommended,
+  {
+    files: ["bokeh_dyno/page/*.js"],
+    languageOptions: {globals: readonly(...BROWSER)},
+    // They are joined into one script: a name at the top of one must mean nothing else in any other. Two of a name are
+    // a syntax error there, but for functions and var; and none may be one of the browser's that another module uses.
+    rules: {
+      "func-style": "error",
+      "no-var": "error",
+      "no-shadow": ["error", {builtinGlobals: true}],
+    },
+  },
+  {
+    files: ["tests/page/*.js"],
+    languageOptions: {globals: readonly(...BROWSER, "EventTarget", "MessageEvent", "setImmediate")},
+  },
+]
