@@ -80,6 +80,15 @@ def test_what_cannot_be_joined_is_an_error(folder: Path, line: str) -> None:
         static.page_script(folder)
 
 
+def test_a_comment_behind_code_is_left_out_but_not_what_only_looks_like_one(folder: Path) -> None:
+    file = folder / "page.js"
+    kept = ["const a = 'b // c'", 'const b = "c // d" // e', "const c = /a // b/", "const d = `e // ${f} g`"]
+    file.write_text("\n".join([*kept, "const e = 1 // two, three", "const f = 'g' // h"]), "utf-8")
+    lines = static.page_script(folder).decode().splitlines()
+    kept[1] = 'const b = "c // d"'
+    assert lines[-7:] == [*kept, "const e = 1", "const f = 'g'", "})()"]
+
+
 def test_two_modules_with_a_name_in_common_are_no_script(folder: Path) -> None:
     file = folder / "connection.js"
     whole = file.read_text("utf-8")

@@ -34,8 +34,8 @@ def source() -> Path:
 def page_script(folder: Path = Path(__file__).parent) -> bytes:
     """Return the page's modules as one script: in a closure, without what is for their readers, a third of it.
 
-    It goes line by line and takes what has a line of its own: `import {a, b} from "./module.js"`, `export const`,
-    `export class`, comments. Raises ValueError where something else begins like one of those.
+    It goes line by line, knows no text of several lines, and takes what has a line of its own: comments, `export const`,
+    `export class`, `import {a, b} from "./module.js"`. Raises ValueError where something else begins like one of those.
     """
     lines = ["(() => {", '"use strict"']
     for number, module in enumerate(PAGE_MODULES):
@@ -48,7 +48,8 @@ def page_script(folder: Path = Path(__file__).parent) -> bytes:
                 continue
             if re.match(r"(import|export)\b|/\*", code):
                 raise ValueError(f"{module}.js has a line that cannot be joined with other modules: {line}")
-            lines.append(code)
+            # a comment behind code, unless what looks like one may be in a string, whose quote would come after it
+            lines.append(re.sub(r""" +// [^"'`/]*$""", "", code))
     return "\n".join([*lines, "})()", ""]).encode()
 
 
