@@ -1,32 +1,32 @@
 // A session's connection: the WebSocket that BokehJS gets from here, what is sent and answered, and when to try again.
-import {load, needed_for} from "./scripts.js"
+import {bundles_for, load} from "./scripts.js"
 
-const SLOW = 1000 // ms without the answer to what the visitor has entered
-const FRAGMENT = 500 // bytes for which each part of a message counts, beside its own
+const SLOW_AFTER = 1000 // ms without the answer to what the visitor has entered
+const PART_COST = 500 // bytes for which each part of a message counts, beside its own
 // close codes (bokeh_dyno/bokeh/websocket.py), the reason being a sentence for the visitor: try again later; do not try
 // again
-export const TRY_AGAIN = 1013, FINAL = 4000
+export const TRY_AGAIN = 1013, GIVE_UP = 4000
 export const TOO_BIG = 1009 // what was sent, to a server that did not say how much it takes
 
 // ms until the next attempt. While the site is away, a twentieth of the time that it has been: a page is back soon after
 // the site is. When the site answers, but then something fails, twice as much each time. And half as much again at
 // random, so that a thousand pages do not come at once.
-const RETRY = 800, LONGEST_WAIT = 20_000
-export const BUSY = 5000 // instead of RETRY, when the server says that it has no room
+const FIRST_DELAY = 800, MAX_DELAY = 20_000
+export const BUSY_DELAY = 5000 // instead of FIRST_DELAY, when the server says that it has no room
 /** @type {(away: number, failures: number, least?: number) => number} */
-export const delay = (away, failures, least = RETRY) =>
-  Math.min(LONGEST_WAIT, Math.max(least * 2 ** Math.max(0, failures - 1), away / 20)) * (1 + Math.random() / 2)
+export const delay = (away, failures, least = FIRST_DELAY) =>
+  Math.min(MAX_DELAY, Math.max(least * 2 ** Math.max(0, failures - 1), away / 20)) * (1 + Math.random() / 2)
 
 // ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
 // then after something that it said; and how long that is waited for when it is never silent
-const FIRST = 800, SETTLE = 300, LONGEST = 1500
+const QUIET_FIRST = 800, QUIET_NEXT = 300, MAX_SETTLE = 1500
 
 /** @type {(ms: number) => Promise<void>} */
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
 
 // The same, but less long when the network or the visitor comes back
 /** @type {(ms: number) => Promise<void>} */
-export const sleep_lightly = async (ms) => {
+export const sleep_or_wake = async (ms) => {
   const awake = new AbortController()
   await new Promise((wake) => {
     setTimeout(wake, ms)
@@ -40,18 +40,18 @@ export const sleep_lightly = async (ms) => {
 /** @type {(doc: Doc) => Promise<void>} */
 export const settle = async (doc) => {
   const began = Date.now()
-  let silent = began + FIRST
+  let silent = began + QUIET_FIRST
   /** @type {(event: Change) => void} */
   const listen = (event) => {
-    if (!event.sync) silent = Date.now() + SETTLE
+    if (!event.sync) silent = Date.now() + QUIET_NEXT
   }
   doc.on_change(listen)
-  while (Date.now() < Math.min(silent, began + LONGEST)) await sleep(20)
+  while (Date.now() < Math.min(silent, began + MAX_SETTLE)) await sleep(20)
   doc.remove_on_change(listen)
 }
 
 // Let the promises that are resolved go on: BokehJS reads a document in those, and takes nothing else before
-const turn = () => new Promise((done) => {
+const next_task = () => new Promise((done) => {
   const {port1, port2} = new MessageChannel() // a timer would take 4 ms
   port1.onmessage = done
   port2.postMessage(null)
@@ -66,14 +66,14 @@ const turn = () => new Promise((done) => {
 //
 // A close is heard only after watch(), which listens for it: the views of some models wait for an image, or for MathJax.
 //
-// `about` are the ACK's metadata; besides `document`: `most`, the bytes that a message may have, and `scripts` and
-// `styles`, what this very document needs. `sent` are the messages that the server has not answered, which it does one
-// after the other, each when the app's callbacks have run; `told` is called for what becomes of them.
+// `metadata` are the ACK's; besides `document`: `most`, the bytes that a message may have, and `scripts` and `styles`,
+// what this very document needs. `sent` are the messages that the server has not answered, which it does one after the
+// other, each when the app's callbacks have run; `listener` is called for what becomes of them.
 //
-// `there` is resolved when the document is, and rejected when the connection is lost before: of a WebSocket that does
+// `arrived` is resolved when the document has, and rejected when the connection is lost before: of a WebSocket that does
 // not get so far, BokehJS would write errors into the console.
-/** @param {string} url @param {string} token @param {Told} told */
-export const dial = (url, token, told) => {
+/** @param {string} url @param {string} token @param {Listener} listener */
+export const open_socket = (url, token, listener) => {
   const socket = new WebSocket(`${url}?document=1`, ["bokeh", token])
   socket.binaryType = "arraybuffer"
   /** @type {any[]} */
@@ -82,7 +82,7 @@ export const dial = (url, token, told) => {
   let closed = null // the event
   let busy = true // until release()
   /** @type {any} */
-  let passing = null
+  let delivering = null
   let left = 0 // of the message that is coming: header, metadata, content, and two parts for each buffer
   /** @type {any} */
   let header = null
@@ -94,7 +94,7 @@ export const dial = (url, token, told) => {
   let asked = null // the id of BokehJS's own request
   let opened = false
   /** @type {Metadata} */
-  let about = {}
+  let metadata = {}
   /** @type {any[]} */
   let parts = [] // of the message that BokehJS is sending: header, metadata, content …
   /** @type {any} */
@@ -108,7 +108,7 @@ export const dial = (url, token, told) => {
   const watched = new Promise((done) => watch = done)
 
   /** @type {Promise<void>} */
-  const there = new Promise((resolve, reject) => {
+  const arrived = new Promise((resolve, reject) => {
     /** @type {(event: MessageEvent) => boolean} */
     const whole = (event) => {
       if (left == 0) {
@@ -118,21 +118,21 @@ export const dial = (url, token, told) => {
       }
       left -= 1
       if (header.msgtype == "ACK" && left == 1) {
-        about = JSON.parse(event.data)
-        request = about.document ?? null
+        metadata = JSON.parse(event.data)
+        request = metadata.document ?? null
       }
       if (left == 0 && sent.has(header.reqid)) {
         /** @type {any} */
         const message = sent.get(header.reqid)
         clearTimeout(message.timer)
         sent.delete(header.reqid)
-        told.answered(message, header.msgtype == "ERROR" && JSON.parse(event.data).text == "the app has failed")
+        listener.answered(message, header.msgtype == "ERROR" && JSON.parse(event.data).text == "the app has failed")
       }
       return left == 0 && (request == null || reply != null)
     }
     /** @type {(event: MessageEvent) => void} */
     const read = (event) => {
-      if (event == passing) return // seen already
+      if (event == delivering) return // seen already
       try {
         if (whole(event)) resolve()
       } catch { // another protocol: for BokehJS to understand, or not
@@ -148,36 +148,36 @@ export const dial = (url, token, told) => {
       reject(new Error(`the WebSocket was closed with ${event.code}`))
     })
   })
-  there.catch(() => {}) // whoever waits for it is told
+  arrived.catch(() => {}) // whoever waits for it is told
 
-  const pass = async () => {
+  const deliver = async () => {
     busy = true
-    for (let event; (event = events.shift()) != null; await turn()) {
-      const scripts = needed_for(event.data)
+    for (let event; (event = events.shift()) != null; await next_task()) {
+      const scripts = bundles_for(event.data)
       // BokehJS cannot read what it lacks a script for: from the start, with the next connection
       if (scripts.length > 0 && !await load(scripts)) socket.close()
       if (event.type == "close") await watched
       const answer = () => ({data: JSON.stringify({...JSON.parse(event.data), reqid: asked})})
-      passing = new event.constructor(event.type, event == reply ? answer() : event)
-      socket.dispatchEvent(passing)
+      delivering = new event.constructor(event.type, event == reply ? answer() : event)
+      socket.dispatchEvent(delivering)
     }
     busy = false
   }
   /** @type {(event: any) => void} */
-  const take = (event) => {
-    if (event == passing || !busy && event.type != "close" && needed_for(event.data).length == 0) return
+  const hold = (event) => {
+    if (event == delivering || !busy && event.type != "close" && bundles_for(event.data).length == 0) return
     event.stopImmediatePropagation()
     events.push(event)
-    if (!busy) void pass()
+    if (!busy) void deliver()
   }
-  for (const type of ["open", "message", "error", "close"]) socket.addEventListener(type, take)
+  for (const type of ["open", "message", "error", "close"]) socket.addEventListener(type, hold)
 
   // What BokehJS sends, when it is whole
   const send_native = socket.send.bind(socket)
   /** @type {(part: any) => number} */
-  const bytes = (part) => FRAGMENT + (part.byteLength ?? new Blob([part]).size)
+  const bytes = (part) => PART_COST + (part.byteLength ?? new Blob([part]).size)
   /** @type {(part: any) => number} */
-  const bytes_at_most = (part) => FRAGMENT + (part.byteLength ?? 3 * part.length)
+  const bytes_at_most = (part) => PART_COST + (part.byteLength ?? 3 * part.length)
   /** @type {(numbers: number[]) => number} */
   const sum = (numbers) => numbers.reduce((all, one) => all + one, 0)
   /** @type {(part: any) => void} */
@@ -191,33 +191,33 @@ export const dial = (url, token, told) => {
       return
     }
     last = {entered: [], slow: false, time: Date.now()}
-    if (sum(whole_message.map(bytes_at_most)) > about.most && sum(whole_message.map(bytes)) > about.most) {
-      return told.refused(sum(whole_message.map(bytes)), about.most) // nobody waits for the answer to a change
+    if (sum(whole_message.map(bytes_at_most)) > metadata.most && sum(whole_message.map(bytes)) > metadata.most) {
+      return listener.refused(sum(whole_message.map(bytes)), metadata.most) // nobody waits for the answer to a change
     }
     if (outgoing.msgtype == "PATCH-DOC" && socket.readyState == WebSocket.OPEN) {
       const message = last
       sent.set(outgoing.msgid, message)
       message.timer = setTimeout(() => {
         message.slow = true
-        told.render()
-      }, SLOW)
+        listener.render()
+      }, SLOW_AFTER)
     }
     for (const one of whole_message) send_native(one)
   }
 
   const release = () => {
     socket.send = send
-    void pass()
+    void deliver()
   }
   return {
-    socket, there, release, watch, sent,
-    closed: () => closed, about: () => about, opened: () => opened, last: () => last, close: () => socket.close(),
+    socket, arrived, release, watch, sent,
+    closed: () => closed, metadata: () => metadata, opened: () => opened, last: () => last, close: () => socket.close(),
   }
 }
 
 // Call BokehJS, which makes a WebSocket at once, with `socket` for that; return its promise.
 /** @type {(socket: WebSocket, call: () => Promise<any>) => Promise<any>} */
-export const handing_over = (socket, call) => {
+export const with_socket = (socket, call) => {
   const native = window.WebSocket
   window.WebSocket = new Proxy(native, {construct: () => socket})
   try {

@@ -11,26 +11,26 @@ export const model_class = (name) => {
 }
 
 // A page in <iframe srcdoc> has no address of its own, and cannot be asked for again
-export const here = () => location.host ? location.href : document.baseURI
+export const page_url = () => location.host ? location.href : document.baseURI
 /** @type {(path: string) => string} */
-export const address = (path) => new URL(path, here()).href
+export const address = (path) => new URL(path, page_url()).href
 
 // Addresses of the scripts that the browser ran because they are in the page. Others may be in it later: of a fragment
 // that came as text, they do not run.
 /** @type {Set<string>} */
-export const ran = new Set()
+export const page_scripts = new Set()
 
 // The bundles that the apps did not need when the site started, attributes of their script tags by address
 /** @type {Map<string, Script>} */
-export const later = new Map()
+export const deferred = new Map()
 
 // Those of them that a message needs. An app may add a table or a formula at any time, or show other things to others.
 /** @type {(message: any) => Script[]} */
-export const needed_for = (message) => {
-  if (later.size == 0 || typeof message != "string") return []
+export const bundles_for = (message) => {
+  if (deferred.size == 0 || typeof message != "string") return []
   const models = [...message.matchAll(/"type":\s*"object",\s*"name":\s*"([^"]+)"/g)].map((match) => match[1])
   const unknown = models.some((name) => model_class(name) == null)
-  return [...later.values()].filter(({src}) => {
+  return [...deferred.values()].filter(({src}) => {
     if (src.includes("/bokeh-gl")) return message.includes('"webgl"')
     if (src.includes("/bokeh-mathjax")) return /\$\$|\\\\[([]|"(TeX|MathML|Ascii)/.test(message)
     return unknown
@@ -57,7 +57,7 @@ export const load = async (scripts) => {
   }
   for (const src of scripts.map((script) => address(script.src))) {
     if (await loading.get(src)) {
-      later.delete(src)
+      deferred.delete(src)
     } else {
       loading.delete(src)
       all = false

@@ -1,10 +1,10 @@
 // The values of widgets: what a visitor has entered in a document, and the same in the document that takes its place.
 import {model_class} from "./scripts.js"
 
-export const HARMS = 2 // connections that were lost after a value was sent: it is not entered again
+export const MAX_LOSSES = 2 // connections that were lost after a value was sent: it is not entered again
 // what a visitor enters, in any widget; value_throttled and value_input are what some apps listen to instead of value;
 // the last two are a table's: of its Selection and, when it is editable, of its source
-export const ENTERED = [
+export const INPUTS = [
   "value", "value_throttled", "value_input", "active", "color", "filename", "mime_type", "indices", "data",
 ]
 
@@ -33,11 +33,11 @@ export const widgets = (doc) => {
 /** @type {(model: Model) => any} */
 const labels = (model) => model.labels ?? model.tabs?.map((tab) => tab.title)
 /** @type {(value: any, change: (one: any) => any) => any} */
-const each = (value, change) => Array.isArray(value) ? value.map(change) : change(value)
+const map_each = (value, change) => Array.isArray(value) ? value.map(change) : change(value)
 
 // What a widget holds, by property; what is chosen of a group by its label, for a deploy may change their order
 /** @type {(model: Model, names?: string[]) => Values} */
-export const entered = (model, names = ENTERED) => {
+export const entered = (model, names = INPUTS) => {
   /** @type {Values} */
   const values = {}
   for (const name of names) {
@@ -45,16 +45,16 @@ export const entered = (model, names = ENTERED) => {
     if (property == null || property.is_unset) continue
     const value = property.get_value()
     const choices = name == "active" && labels(model)
-    values[name] = choices ? each(value, (index) => choices[index] ?? null) : value
+    values[name] = choices ? map_each(value, (index) => choices[index] ?? null) : value
   }
   return values
 }
 
 /** @type {(values: Values) => Record<string, string>} */
-export const texts = (values) =>
+export const as_json = (values) =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [name, JSON.stringify(value)]))
 /** @type {(a: any, b: any) => boolean} */
-const same = (a, b) => JSON.stringify(a) === JSON.stringify(b)
+const is_same = (a, b) => JSON.stringify(a) === JSON.stringify(b)
 
 // The value as a widget of the new document takes it, without what it has no place for any more; undefined when that
 // leaves nothing
@@ -82,7 +82,7 @@ export const fitting = (model, name, value) => {
 
 // Give the widgets of the new document what the visitor had entered in the old one; return whether there was any.
 /** @type {(old: Doc, fresh: Doc, app: any) => boolean} */
-export const enter = (old, fresh, {before, harms, left_out}) => {
+export const enter = (old, fresh, {initial, losses, skipped}) => {
   const then = widgets(old), now = widgets(fresh)
   let any = false
   for (const [key, model] of then) {
@@ -92,20 +92,20 @@ export const enter = (old, fresh, {before, harms, left_out}) => {
     /** @type {Values} */
     const values = {}
     for (const [name, value] of Object.entries(entered(model))) {
-      const first = before.get(key)?.[name]
-      if (JSON.stringify(value) === first || same(value, held[name])) continue // not the visitor's, or there already
+      const first = initial.get(key)?.[name]
+      if (JSON.stringify(value) === first || is_same(value, held[name])) continue // not the visitor's, or there already
       // the rows of a table mean something in the same table only
       if (name == "data" && JSON.stringify(held.data) !== first) continue
       const table = key.replace(/ rows$/, "")
-      if (name == "indices" && !same(then.get(table).source.data, now.get(table).source.data)) continue
+      if (name == "indices" && !is_same(then.get(table).source.data, now.get(table).source.data)) continue
       const fits = fitting(target, name, value)
-      if (fits === undefined || same(fits, held[name])) continue
-      if (harms.get([key, name, JSON.stringify(fits)].join("\n")) >= HARMS) {
+      if (fits === undefined || is_same(fits, held[name])) continue
+      if (losses.get([key, name, JSON.stringify(fits)].join("\n")) >= MAX_LOSSES) {
         const one = then.get(key.replace(/ (rows|data)$/, ""))
-        left_out.add(title(one) || one.name || one.type)
+        skipped.add(title(one) || one.name || one.type)
         continue
       }
-      values[name] = name == "active" && labels(target) ? each(fits, (label) => labels(target).indexOf(label)) : fits
+      values[name] = name == "active" && labels(target) ? map_each(fits, (label) => labels(target).indexOf(label)) : fits
     }
     if (Object.keys(values).length == 0) continue
     target.setv(values)
@@ -117,7 +117,7 @@ export const enter = (old, fresh, {before, harms, left_out}) => {
 
 // What was entered in messages to the server, as enter() looks for it
 /** @type {(doc: Doc, messages: Message[]) => Set<string>} */
-export const suspects = (doc, messages) => {
+export const loss_keys = (doc, messages) => {
   const all = messages.flatMap((message) => message.entered)
   const keys = new Map(all.length > 0 ? [...widgets(doc)].map(([key, model]) => [model, key]) : [])
   return new Set(all.map(([model, ...rest]) => [keys.get(model), ...rest].join("\n")))

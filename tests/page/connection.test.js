@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import {afterEach, beforeEach, mock, suite, test} from "node:test"
 
-import {BUSY, delay, dial, handing_over} from "../../bokeh_dyno/page/connection.js"
+import {BUSY_DELAY, delay, open_socket, with_socket} from "../../bokeh_dyno/page/connection.js"
 
 suite("the wait until the next attempt", () => {
   beforeEach(() => mock.method(Math, "random", () => 0))
@@ -10,7 +10,7 @@ suite("the wait until the next attempt", () => {
   test("is twice as long after each failure, up to a limit", () => {
     assert.deepEqual([0, 1, 2, 3, 4].map((failures) => delay(0, failures)), [800, 800, 1600, 3200, 6400])
     assert.equal(delay(0, 99), 20_000)
-    assert.deepEqual([1, 2].map((failures) => delay(0, failures, BUSY)), [5000, 10_000])
+    assert.deepEqual([1, 2].map((failures) => delay(0, failures, BUSY_DELAY)), [5000, 10_000])
   })
 
   test("is a twentieth of the site's absence", () => {
@@ -48,14 +48,14 @@ class Socket extends EventTarget {
 }
 
 suite("a session's WebSocket", () => {
-  let socket, connection, told, heard
+  let socket, connection, listener, heard
   beforeEach(() => {
     globalThis.WebSocket = Object.assign(function (...args) {
       socket = Object.assign(new Socket(), {args})
       return socket
     }, {OPEN: 1})
-    told = {answered: mock.fn(), refused: mock.fn(), render: mock.fn()}
-    connection = dial("ws://site/app/ws", "token", told)
+    listener = {answered: mock.fn(), refused: mock.fn(), render: mock.fn()}
+    connection = open_socket("ws://site/app/ws", "token", listener)
     heard = []
     mock.timers.enable({apis: ["setTimeout"]})
   })
@@ -82,13 +82,13 @@ suite("a session's WebSocket", () => {
   test("is there once the document is, and keeps what came until BokehJS listens", async () => {
     socket.dispatchEvent(new Event("open"))
     socket.say({msgtype: "ACK"}, {document: "unasked", most: 5000})
-    let there = false
-    void connection.there.then(() => there = true)
+    let arrived = false
+    void connection.arrived.then(() => arrived = true)
     await turns()
-    assert.equal(there, false)
+    assert.equal(arrived, false)
     socket.say({msgtype: "PULL-DOC-REPLY", reqid: "unasked"}, {}, {doc: 1})
-    await connection.there
-    assert.deepEqual(connection.about(), {document: "unasked", most: 5000})
+    await connection.arrived
+    assert.deepEqual(connection.metadata(), {document: "unasked", most: 5000})
     assert.equal(connection.opened(), true)
     listen()
     send({msgtype: "PULL-DOC-REQ", msgid: "bokehjs"})
@@ -103,7 +103,7 @@ suite("a session's WebSocket", () => {
 
   test("of a server that sends no document unasked is there with the ACK", async () => {
     socket.say({msgtype: "ACK"})
-    await connection.there
+    await connection.arrived
     listen()
     send({msgtype: "PULL-DOC-REQ", msgid: "bokehjs"})
     assert.equal(socket.sent.length, 3)
@@ -111,7 +111,7 @@ suite("a session's WebSocket", () => {
 
   test("that is closed before is not there", async () => {
     socket.dispatchEvent(Object.assign(new Event("close"), {code: 1013}))
-    await assert.rejects(connection.there, /1013/)
+    await assert.rejects(connection.arrived, /1013/)
     assert.equal(connection.closed().code, 1013)
   })
 
@@ -140,9 +140,9 @@ suite("a session's WebSocket", () => {
     listen()
     send({msgtype: "PATCH-DOC", msgid: "1", num_buffers: 1}, "{}", new ArrayBuffer(1000))
     assert.deepEqual(socket.sent, [])
-    assert.equal(told.refused.mock.callCount(), 1)
-    assert.equal(told.refused.mock.calls[0].arguments[1], 2000)
-    assert.ok(told.refused.mock.calls[0].arguments[0] > 5 * 500 + 1000)
+    assert.equal(listener.refused.mock.callCount(), 1)
+    assert.equal(listener.refused.mock.calls[0].arguments[1], 2000)
+    assert.ok(listener.refused.mock.calls[0].arguments[0] > 5 * 500 + 1000)
     patch("2")
     assert.equal(socket.sent.length, 3)
   })
@@ -156,12 +156,12 @@ suite("a session's WebSocket", () => {
     socket.say({msgtype: "OK", reqid: "1"})
     assert.deepEqual([...connection.sent.keys()], ["2"])
     mock.timers.tick(1000)
-    assert.deepEqual([first.slow, second.slow, told.render.mock.callCount()], [false, true, 1])
+    assert.deepEqual([first.slow, second.slow, listener.render.mock.callCount()], [false, true, 1])
     socket.say({msgtype: "ERROR", reqid: "2"}, {}, {text: "the app has failed"})
-    assert.deepEqual(told.answered.mock.calls.map((call) => call.arguments), [[first, false], [second, true]])
+    assert.deepEqual(listener.answered.mock.calls.map((call) => call.arguments), [[first, false], [second, true]])
     patch("3")
     socket.say({msgtype: "ERROR", reqid: "3"}, {}, {text: "something else"})
-    assert.equal(told.answered.mock.calls[2].arguments[1], false)
+    assert.equal(listener.answered.mock.calls[2].arguments[1], false)
   })
 })
 
@@ -169,8 +169,8 @@ test("BokehJS gets the WebSocket that is there, and others make their own again"
   const native = class {}
   globalThis.window = {WebSocket: native}
   const socket = {}
-  assert.equal(handing_over(socket, () => new window.WebSocket("ws://x")), socket)
+  assert.equal(with_socket(socket, () => new window.WebSocket("ws://x")), socket)
   assert.equal(window.WebSocket, native)
-  assert.throws(() => handing_over(socket, () => { throw new Error("no") }), /no/)
+  assert.throws(() => with_socket(socket, () => { throw new Error("no") }), /no/)
   assert.equal(window.WebSocket, native)
 })

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import {beforeEach, suite, test} from "node:test"
 
-import {address, later, model_class, needed_for} from "../../bokeh_dyno/page/scripts.js"
+import {address, bundles_for, deferred, model_class} from "../../bokeh_dyno/page/scripts.js"
 import {Widget} from "./models.js"
 
 test("the class of a model is null when no bundle has it", () => {
@@ -21,10 +21,10 @@ test("an address is absolute, also in a page that has none of its own", () => {
 suite("of the bundles that come later, a message needs", () => {
   const BUNDLES = ["bokeh-gl", "bokeh-widgets", "bokeh-tables", "bokeh-mathjax"]
   beforeEach(() => {
-    later.clear()
-    for (const name of BUNDLES) later.set(name, {src: `/static/js/${name}.min.js`})
+    deferred.clear()
+    for (const name of BUNDLES) deferred.set(name, {src: `/static/js/${name}.min.js`})
   })
-  const needs = (message) => needed_for(message).map(({src}) => /bokeh-(\w+)/.exec(src)[1])
+  const needs = (message) => bundles_for(message).map(({src}) => /bokeh-(\w+)/.exec(src)[1])
 
   test("none when it has nothing new", () => {
     assert.deepEqual(needs('{"events":[{"kind":"ModelChanged","attr":"value","new":3}]}'), [])
@@ -51,7 +51,7 @@ suite("of the bundles that come later, a message needs", () => {
 
   test("none when it is binary, or none is left", () => {
     assert.deepEqual(needs(new ArrayBuffer(8)), [])
-    later.clear()
+    deferred.clear()
     assert.deepEqual(needs('{"type":"object","name":"DataTable"}'), [])
   })
 })

@@ -1,5 +1,5 @@
-// What tsc knows beside the page's modules: what they use of BokehJS (the head of page.js has what of it is documented),
-// and what they hand to each other
+// What tsc knows beside the page's modules: what they use of BokehJS (the head of page.js has what of it is
+// documented), and what they hand to each other
 
 interface Model {
   type: string
@@ -44,13 +44,17 @@ type Place = HTMLElement & {dataset: {bokehApp: string, bokehToken: string, boke
 type Script = {src: string, [attribute: string]: string} // the attributes of its tag
 type Metadata = {scripts?: Script[], styles?: string[], [name: string]: any} // of an ACK
 type Message = {entered: [model: Model, property: string, json: string][], slow: boolean, time: number, timer?: number}
-type Told = {answered(message: Message, failed: boolean): void, refused(size: number, most: number): void, render(): void}
-type Dialed = ReturnType<typeof import("../../bokeh_dyno/page/connection.js").dial>
+type Listener = {
+  answered(message: Message, failed: boolean): void
+  refused(size: number, most: number): void
+  render(): void
+}
+type Connection = ReturnType<typeof import("../../bokeh_dyno/page/connection.js").open_socket>
 
-type Shown = {
+type View = {
   doc: Doc
   places: HTMLElement[]
-  dialed: Dialed
+  connection: Connection
   lost: boolean
   beside: boolean
   stable?: number

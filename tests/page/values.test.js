@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import {suite, test} from "node:test"
 
-import {HARMS, enter, entered, fitting, suspects, texts, widgets} from "../../bokeh_dyno/page/values.js"
+import {MAX_LOSSES, as_json, enter, entered, fitting, loss_keys, widgets} from "../../bokeh_dyno/page/values.js"
 import {document_of, model, table} from "./models.js"
 
 suite("keys of widgets", () => {
@@ -65,7 +65,7 @@ suite("what is entered", () => {
   })
 
   test("is compared as JSON", () => {
-    assert.deepEqual(texts({value: [1, 2], color: "red"}), {value: "[1,2]", color: '"red"'})
+    assert.deepEqual(as_json({value: [1, 2], color: "red"}), {value: "[1,2]", color: '"red"'})
   })
 })
 
@@ -114,10 +114,10 @@ suite("a value fits a widget", () => {
 })
 
 suite("entering again", () => {
-  // What the page does: `before` is what the widgets held when it was opened
-  const again = (old, fresh, {before = [], harms = []} = {}) => {
-    const app = {before: new Map(before), harms: new Map(harms), left_out: new Set()}
-    return {any: enter(document_of(...old), document_of(...fresh), app), left_out: [...app.left_out]}
+  // What the page does: `initial` is what the widgets held when it was opened
+  const again = (old, fresh, {initial = [], losses = []} = {}) => {
+    const app = {initial: new Map(initial), losses: new Map(losses), skipped: new Set()}
+    return {any: enter(document_of(...old), document_of(...fresh), app), skipped: [...app.skipped]}
   }
   const slider = (value, own) => model("Slider", {value}, {title: "x", ...own})
 
@@ -135,12 +135,12 @@ suite("entering again", () => {
   })
 
   test("leaves what the visitor did not enter, what is there already and what does not fit", () => {
-    for (const [fresh, before] of [
+    for (const [fresh, initial] of [
       [slider(1), [["Slider  x 0", {value: "2"}]]],
       [slider(2), []],
       [slider(1, {end: 1}), []],
     ]) {
-      assert.equal(again([slider(2)], [fresh], {before}).any, false)
+      assert.equal(again([slider(2)], [fresh], {initial}).any, false)
       assert.deepEqual(fresh.changes, [])
     }
   })
@@ -165,12 +165,12 @@ suite("entering again", () => {
 
   test("changes a table's rows and their selection in the same table only, and has it drawn", () => {
     const first = {n: [1, 2]}, changed = {n: [1, 9]}
-    const before = [["DataTable  table 0 data", {data: JSON.stringify(first)}]]
+    const initial = [["DataTable  table 0 data", {data: JSON.stringify(first)}]]
     const same = table(first)
-    assert.equal(again([table(changed, [1])], [same], {before}).any, true)
+    assert.equal(again([table(changed, [1])], [same], {initial}).any, true)
     assert.deepEqual([same.source.data, same.source.selected.indices, same.view.emitted], [changed, [1], 1])
     const other = table({n: [3]})
-    assert.equal(again([table(changed, [1])], [other], {before}).any, false)
+    assert.equal(again([table(changed, [1])], [other], {initial}).any, false)
     assert.deepEqual([other.source.changes, other.source.selected.changes, other.view.emitted], [[], [], 0])
   })
 
@@ -178,18 +178,18 @@ suite("entering again", () => {
     const named = [slider(2), model("TextInput", {value: "a"}, {name: "text"}), model("Switch", {active: true})]
     const fresh = [slider(1), model("TextInput", {value: ""}, {name: "text"}), model("Switch", {active: false})]
     const keys = ["Slider  x 0\nvalue\n2", 'TextInput text  0\nvalue\n"a"', "Switch   0\nactive\ntrue"]
-    const harms = keys.map((key) => [key, HARMS])
-    assert.deepEqual(again(named, fresh, {harms}), {any: false, left_out: ["x", "text", "Switch"]})
+    const losses = keys.map((key) => [key, MAX_LOSSES])
+    assert.deepEqual(again(named, fresh, {losses}), {any: false, skipped: ["x", "text", "Switch"]})
     assert.deepEqual(fresh.flatMap((one) => one.changes), [])
-    assert.equal(again(named, fresh, {harms: keys.map((key) => [key, HARMS - 1])}).any, true)
+    assert.equal(again(named, fresh, {losses: keys.map((key) => [key, MAX_LOSSES - 1])}).any, true)
     assert.deepEqual(fresh.map((one) => one.changes), [[{value: 2}], [{value: "a"}], [{active: true}]])
   })
 
   test("calls a table by its title, whichever part of it cost the connection", () => {
     const first = {n: [1, 2]}, changed = {n: [1, 9]}
-    const before = [["DataTable  table 0 data", {data: JSON.stringify(first)}]]
-    const harms = [[`DataTable  table 0 data\ndata\n${JSON.stringify(changed)}`, HARMS]]
-    assert.deepEqual(again([table(changed)], [table(first)], {before, harms}), {any: false, left_out: ["table"]})
+    const initial = [["DataTable  table 0 data", {data: JSON.stringify(first)}]]
+    const losses = [[`DataTable  table 0 data\ndata\n${JSON.stringify(changed)}`, MAX_LOSSES]]
+    assert.deepEqual(again([table(changed)], [table(first)], {initial, losses}), {any: false, skipped: ["table"]})
   })
 })
 
@@ -197,6 +197,6 @@ test("what may have cost the connection is named as entering looks for it", () =
   const one = model("Slider", {value: 2}, {title: "x"}), source = model("ColumnDataSource")
   const slider = [one, "value", "2"]
   const messages = [{entered: [slider]}, {entered: [slider, [source, "data", "{}"]]}, {entered: []}]
-  assert.deepEqual([...suspects(document_of(one), messages)], ["Slider  x 0\nvalue\n2", "\ndata\n{}"])
-  assert.deepEqual([...suspects({roots: () => assert.fail("nothing to look for")}, [{entered: []}])], [])
+  assert.deepEqual([...loss_keys(document_of(one), messages)], ["Slider  x 0\nvalue\n2", "\ndata\n{}"])
+  assert.deepEqual([...loss_keys({roots: () => assert.fail("nothing to look for")}, [{entered: []}])], [])
 })
