@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class WebSocket(WSHandler):
     """Bokeh's WebSocket; with `?document=1` the document follows the ACK, without being asked for a round trip later.
 
-    bokeh_dyno/page/page.js has the other half. The ACK says which request is answered, in its metadata, which Bokeh leaves
+    bokeh_dyno/page/connection.js has the other half. The ACK says which request is answered, in its metadata, which Bokeh leaves
     to others (bokeh/protocol/receiver.py), and the most bytes that a message may have: the page sends none that are larger.
     """
 
