@@ -24,7 +24,6 @@ from bokeh.application import Application
 from bokeh.application.application import SessionContext
 from bokeh.application.handlers.handler import Handler
 from bokeh.command.subcommands.serve import Serve
-from bokeh.core.has_props import _default_resolver as resolver
 from bokeh.document import Document
 from bokeh.document.modules import DocumentModuleManager
 from bokeh.model import Model
@@ -212,7 +211,10 @@ class Forget(Handler):
         """Forget what the session's document was made by."""
         if not isinstance(session_context, BokehSessionContext):
             return
-        modules = _ended.pop(session_context._document, [])
+        if not (modules := _ended.pop(session_context._document, [])):
+            return
+        from bokeh.core.has_props import _default_resolver as resolver
+
         names = {module.__name__ for module in modules}
         # the classes that they have defined; Bokeh would keep them, and look for their modules
         for cls in [cls for cls in Model.model_class_reverse_map.values() if cls.__module__ in names]:

@@ -70,6 +70,7 @@ USES = {
     "ends": Use(  # bokeh_dyno/bokeh/worker.py
         "one collection of garbage for many sessions, so that 300 that end together stop a worker for half a minute",
         {
+            "bokeh.core.has_props:_default_resolver.remove": "",
             "bokeh.document.document:gc": "",
             "bokeh.document.modules:DocumentModuleManager.destroy": "#da2ebe2e #ff028bac",
         },
