@@ -13,6 +13,7 @@ import psutil
 import pytest
 from conftest import NGINXES
 from dyno_under_test import Dyno, wait_for
+from frames import Frames, close_code
 from load import Load
 
 FAST = [0.01, 0.01, 0.05, 0.01, 0.02]
@@ -28,20 +29,6 @@ def loaded(request, project: Path, dyno: Callable[..., Dyno]) -> Dyno:
     if request.param != "installed":
         (project / "bin" / "nginx").symlink_to(Path(request.param).resolve())
     return dyno(project).start()
-
-
-def read_close_code(client: socket.socket) -> int:
-    """Read WebSocket frames until the one that closes; return its code, 1006 when the connection just ended."""
-    client.settimeout(20)
-    stream = client.makefile("rb")
-    while len(head := stream.read(2)) == 2:
-        length = head[1] & 127
-        if length > 125:
-            length = int.from_bytes(stream.read(2 if length == 126 else 8), "big")
-        body = stream.read(length)
-        if head[0] & 15 == 8:
-            return int.from_bytes(body[:2], "big")
-    return 1006
 
 
 def is_open(client: socket.socket) -> bool:
@@ -78,7 +65,7 @@ def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: s
         send_to_all(loaded, signal.SIGTERM)
         wait_for("it to be heard", lambda: "SIGTERM received" in loaded.log())
         send_to_all(loaded, signal.SIGTERM)
-    assert read_close_code(websocket) == 1012
+    assert close_code(Frames(websocket)) == 1012
     websocket.close()
     code = loaded.wait(27)
     took = time.monotonic() - stopped
@@ -134,7 +121,7 @@ def test_a_reload_of_a_broken_template_changes_nothing_and_says_why(
     one = dyno(project).start()
     conf = (project / "run" / "nginx.conf").read_text()
     template = project / "config" / "nginx.conf.erb"
-    template.write_text(template.read_text().replace("server_tokens off;", broken))
+    template.write_text(template.read_text().replace("gzip on;", broken))
     one.process.send_signal(signal.SIGHUP)
     one.wait_for_log(f"error: config/nginx.conf.erb {says}")
     assert (project / "run" / "nginx.conf").read_text() == conf

@@ -13,9 +13,15 @@ from bokeh_dyno.shared.settings import ROOT
 from bokeh_dyno.shared.signals import die_with_parent
 
 TEMPLATE = ROOT / "config" / "nginx.conf.erb"
+ROUTING = Path(__file__).parent / "routing" / "routing.rb"
 # Debian puts nginx where an ordinary user's PATH does not look
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/usr/local/bin")
 ERB_SECONDS = 10
+# nginx takes a relative path of these as one from the folder of the rendered file, or from the project: always from there
+PATHS = (
+    r"(auth_basic_user_file|include|root|alias|"
+    r"ssl_(certificate|certificate_key|client_certificate|trusted_certificate|password_file|dhparam|crl))"
+)
 APT = ROOT / ".apt" / "usr" / "sbin"  # where Heroku's apt buildpack puts it, and no PATH looks
 
 
@@ -58,6 +64,8 @@ def rendering() -> subprocess.Popen:
         raise NotInstalledError("erb is not installed (it comes with ruby): run bin/setup, or apt-get install ruby")
     return subprocess.Popen(
         [erb, str(TEMPLATE)],
+        cwd=ROOT,
+        env={**os.environ, "DYNO_ROUTING": str(ROUTING)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,7 +74,10 @@ def rendering() -> subprocess.Popen:
 
 
 def rendered(erb: subprocess.Popen, target: Path) -> None:
-    """Wait for `erb` and write what it rendered to `target`. Raises NginxError when either failed."""
+    """Wait for `erb` and write what it rendered to `target`.
+
+    Raises NginxError when either failed, and for a path that nginx would look for in another folder than the project.
+    """
     try:
         text, errors = erb.communicate(timeout=ERB_SECONDS)
     except subprocess.TimeoutExpired:
@@ -78,10 +89,22 @@ def rendered(erb: subprocess.Popen, target: Path) -> None:
         # Ruby 3.3 shows the place of a syntax error before it says that it is one
         reason = next((line for line in lines if "rror)" in line or "syntax error" in line), lines[0])
         raise NginxError(f"config/nginx.conf.erb does not render: {reason.replace(f'{ROOT}{os.sep}', '')}")
+    if relative := re.search(rf"^(?![ ]*#)(?:.*[{{;])?\s*({PATHS}\s+[\"']?(?![/$\"'])[^;]*;)", text, re.MULTILINE):
+        raise NginxError(f"config/nginx.conf.erb: {relative[1]} begin the path with <%= root %>/")
     try:
         target.write_text(text)
     except OSError as error:
         raise NginxError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def warning(conf: Path) -> str | None:
+    """Return a sentence when the routing was made from a template that does not have the machinery's part of it."""
+    if re.search(r"^# routing [0-9]+$", conf.read_text(), re.MULTILINE):
+        return None
+    return (
+        "config/nginx.conf.erb is not of this version: what the sessions of the Bokeh apps need comes with bokeh_dyno now; "
+        "put your changes into the new file (CHANGELOG.md)"
+    )
 
 
 def command(nginx: str, conf: Path) -> list[str]:

@@ -1,0 +1,60 @@
+# What config/nginx.conf.erb, and the parts of the routing beside this file, are rendered with. Plain erb loads it, with
+# nothing but the config vars: bokeh_dyno/shared/settings.py explains each and checks it. The defaults here are for erb run by
+# hand or by the nginx buildpack's own script, which collects logs from logs/nginx.
+
+VERSION_OF_ROUTING = 1 # higher when an older config/nginx.conf.erb has to be changed (CHANGELOG.md)
+DEFAULTS = {
+  'PORT' => '5000', 'RUN_DIR' => 'run', 'WEB_CONCURRENCY' => '2', 'FORCE_HTTPS' => '0',
+  'BOKEH_PREFIX' => '/bkapp', 'BOKEH_WORKERS' => '2', 'BOKEH_UPSTREAM' => '', 'BOKEH_ALLOW_WS_ORIGIN' => '',
+  'BOKEH_MAX_STARTS' => '20', 'VISITOR_CONNECTIONS' => '500', 'FORWARDED_ALLOW_IPS' => '127.0.0.1,::1',
+  'NGINX_WORKERS' => '2', 'NGINX_WORKER_CONNECTIONS' => '6000', 'NGINX_ACCESS_LOG_PATH' => 'logs/nginx/access.log',
+  'NGINX_ERROR_LOG_PATH' => 'logs/nginx/error.log'
+}
+
+# A config var
+def var(name) = ENV[name].to_s.empty? ? DEFAULTS.fetch(name) : ENV[name]
+
+def list(name) = var(name).split(',').map(&:strip).reject(&:empty?)
+
+# The project's folder, and RUN_DIR, as nginx needs them in front of a path
+def root = Dir.pwd
+
+def run = File.expand_path(var('RUN_DIR'), root)
+
+# A unix socket: relative, for the kernel takes 107 characters
+def socket(name) = "unix:#{var 'RUN_DIR'}/#{name}.sock"
+
+# Two tiers: Bokeh on dynos elsewhere, or no Flask here
+def elsewhere = list('BOKEH_UPSTREAM')
+
+def flask? = var('WEB_CONCURRENCY') != '0'
+
+# The routing's version that a config/nginx.conf.erb was written for
+def written_for(version)
+  return "# routing #{version}" if version == VERSION_OF_ROUTING
+
+  abort "it was written for routing #{version}, this bokeh-dyno has #{VERSION_OF_ROUTING}: see its CHANGELOG.md"
+end
+
+# A part of the routing, NAME.conf.erb beside this file
+def part(name)
+  ERB.new(File.read(File.join(__dir__, "#{name}.conf.erb"))).result(binding)
+end
+
+# HOST or HOST:PORT, * for any part, as Bokeh reads BOKEH_ALLOW_WS_ORIGIN: a pattern. No port means 80, for a page also
+# https's 443
+def origins
+  list('BOKEH_ALLOW_WS_ORIGIN').map do |origin|
+    host, port = origin.match(/\A(.*?)(?::([0-9]+|\*))?\z/).captures
+    port = { nil => '(:80|:443)?', '80' => '(:80)?', '*' => '(:[0-9]+)?' }.fetch(port, ":#{port}")
+    Regexp.escape(host).gsub('\*', '[^/:]*') + port
+  end
+end
+
+# What nginx itself says in the place of a page, which asks again by itself
+def page(sentence)
+  "'<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">" \
+  "<meta name=\"color-scheme\" content=\"light dark\"><meta http-equiv=\"refresh\" content=\"10\"><title>#{sentence}</title>" \
+  "<p style=\"font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 15vh auto; padding: 0 16px\">#{sentence} " \
+  "This page tries again by itself.</p></html>'"
+end
