@@ -10,7 +10,9 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         nginx       find, render and test nginx's configuration
         port        $PORT, held until the site works
         output      what the start script prints
-        check       a project without starting it, and .env
+        check       a project without starting it, and what honcho reads
+        init        what a repository with a Flask site needs to be a dyno; project/: the files
+        routing/    the machinery's parts of config/nginx.conf.erb
     flask/   the `flask` process
         gunicorn    its configuration
         embed       the Flask extension: sessions that Flask mints, Bokeh apps in pages
@@ -45,3 +47,5 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         buildpack   what is different under the nginx buildpack's start script
         private     every name of Bokeh's own inside that is relied upon
 """
+
+__version__ = "0.2.0"

@@ -14,10 +14,23 @@ def main() -> int:
         from bokeh_dyno.start import dyno
 
         return dyno.main(arguments)
+    if name == "static":
+        from bokeh_dyno.start import check
+
+        return check.prepare_static()
+    if name in ("init", "new-app"):
+        from bokeh_dyno.start import init
+
+        return init.main(arguments) if name == "init" else init.new_app(arguments)
     if name == "check":
         from bokeh_dyno.start import check
 
         return check.main(arguments)
+    if name == "routing":
+        from bokeh_dyno.start import nginx
+
+        print(nginx.ROUTING)
+        return 0
     if name == "settings":
         from bokeh_dyno.shared import settings
 
@@ -28,8 +41,12 @@ def main() -> int:
 
 
 USAGE = """usage: bokeh-dyno start [-f] COMMAND...   start COMMAND and, once it answers, nginx on $PORT
-       bokeh-dyno check [--env]          check the settings, the apps and the routing; --env: only what .env says
-       bokeh-dyno settings               print every config var, as a table in Markdown"""
+       bokeh-dyno check [--env]          check the settings, the apps and the routing; --env: what honcho reads
+       bokeh-dyno init [--app MODULE:NAME] [--diff]   add what a Flask site lacks to be a dyno; --diff: say what differs
+       bokeh-dyno new-app NAME           make a Bokeh app to begin with
+       bokeh-dyno static                 compress what browsers get, for the dyno to send; a build does that
+       bokeh-dyno settings               print every config var, as a table in Markdown
+       bokeh-dyno routing                print the file that config/nginx.conf.erb loads"""
 
 
 if __name__ == "__main__":

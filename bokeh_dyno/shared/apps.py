@@ -80,21 +80,30 @@ def twins() -> dict[str, list[Path]]:
 
 def check() -> None:
     """Raise AppsError when something in `bokeh_app/` cannot be served, with a line for each."""
-    wrong, found = [], paths()
+    wrong: list[str] = []
+    found = paths()
     if not found:
         wrong.append("bokeh_app/ has no app: make a folder bokeh_app/NAME with a main.py")
     for path in found:
         own = f"bokeh_app/{path.name}"
         if path.is_dir() and main(path) == path:
             wrong.append(f"{own} has no main.py: add one, or move the folder out of bokeh_app/")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name(path)):
-            wrong.append(f"{own} is not a name for a URL: letters, digits, `_`, `.` and `-`, such as sea_surface")
-        if name(path) in RESERVED:
-            wrong.append(f"{own} is a name that the Bokeh server needs itself: choose another")
+        if problem := problem_of(name(path), own):
+            wrong.append(problem)
         if same := [other.name for other in found if name(other) == name(path) and other != path]:
             wrong.append(f"{own} and bokeh_app/{same[0]} are two apps of the same name: choose another for one")
     if wrong:
         raise AppsError("\n".join(wrong))
+
+
+def problem_of(app: str, own: str = "") -> str | None:
+    """Return what is wrong with the name of an app, if anything is; `own` is what it is called in the sentence."""
+    own = own or f"bokeh_app/{app}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", app):
+        return f"{own} is not a name for a URL: letters, digits, `_`, `.` and `-`, such as sea_surface"
+    if app in RESERVED:
+        return f"{own} is a name that the Bokeh server needs itself: choose another"
+    return None
 
 
 def _entries() -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -10,12 +11,17 @@ from pathlib import Path
 from bokeh_dyno.shared import apps, run_dir, settings
 from bokeh_dyno.start import nginx
 
+LINE = "web: bin/start-nginx honcho start -e /dev/null -f Procfile.dyno"
+# what the dyno imports or runs, and requirements.txt has to bring
+PACKAGES = ("bokeh", "brotli", "flask", "gunicorn", "honcho", "psutil")
+
 
 def main(arguments: list[str]) -> int:
-    """Check .env, the config vars, the folders of bokeh_app/ and the routing, or .env alone (--env); print a line for
-    each error."""
+    """Check what a project consists of, or what honcho reads of it (--env): print a line for each error."""
     os.chdir(settings.ROOT)
-    if wrong := wrong_lines(Path(".env")) if arguments == ["--env"] else _problems():
+    wrong = [f"requirements.txt brings no {name}" for name in missing_packages()]
+    wrong = wrong or wrong_lines(Path(".env")) + wrong_procfile(Path("Procfile"))
+    if wrong := wrong or ([] if arguments == ["--env"] else _problems()):
         print("".join(f"error: {line}\n" for line in wrong), end="", file=sys.stderr)
     return 1 if wrong else 0
 
@@ -34,6 +40,29 @@ def _problems() -> list[str]:
     return []
 
 
+def missing_packages() -> list[str]:
+    """Return the packages that the dyno needs and this Python does not have."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def prepare_static() -> int:
+    """Compress the files that nginx sends, if all packages are there."""
+    if missing := missing_packages():
+        print(f"error: requirements.txt brings no {', '.join(missing)}", file=sys.stderr)
+        return 1
+    from bokeh_dyno.page import static
+
+    static.prepare()
+    return 0
+
+
+def wrong_procfile(path: Path) -> list[str]:
+    """Return a line when the Procfile, where there is one, starts something else than the start script."""
+    if not path.exists() or re.search(r"^web:.*\b(start-nginx|bokeh[_-]dyno start)\b", path.read_text(), re.MULTILINE):
+        return []
+    return [f"{path.name} does not run the start script: write `{LINE}`, and what is to run into Procfile.dyno"]
+
+
 def _check_routing(conf: Path) -> None:
     try:
         binary = nginx.find()
@@ -43,6 +72,8 @@ def _check_routing(conf: Path) -> None:
         print(f"config/nginx.conf.erb is checked when the dyno starts: here, {error}")
         return
     nginx.rendered(erb, conf)
+    if line := nginx.warning(conf):
+        print(f"warning: {line}", file=sys.stderr)
     nginx.test(binary, conf)
     conf.unlink()
 

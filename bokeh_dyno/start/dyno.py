@@ -7,7 +7,6 @@ any part ends); waiting for the answer itself, the checks before, and the stop w
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import resource
 import shutil
@@ -17,13 +16,13 @@ import sys
 import threading
 import time
 
+from bokeh_dyno import __version__
 from bokeh_dyno.shared import apps, health, run_dir, settings, sigterm
 from bokeh_dyno.shared.signals import Inbox, adopt_orphans
-from bokeh_dyno.start import nginx, port
+from bokeh_dyno.start import check, nginx, port
 from bokeh_dyno.start.output import copy_log, say
 
 USAGE = "usage: bin/start-nginx [-f] COMMAND...   (-f: open the port at once, without waiting for COMMAND to answer)"
-PACKAGES = ("bokeh", "flask", "gunicorn", "honcho", "psutil")
 # The platform kills 30 s after SIGTERM. LINGER: its router may hand over requests for a moment more; DRAIN: what is in
 # flight; STOP: the backends. The rest is to spare.
 LINGER_SECONDS = 1.0
@@ -35,14 +34,6 @@ LONGEST_TRY = 0.5
 
 class StartError(RuntimeError):
     """The dyno cannot start or go on; the message says why in one line."""
-
-
-def check_packages() -> None:
-    """Raise StartError when a Python package that the dyno needs is missing."""
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        names = ", ".join(missing)
-        raise StartError(f"Python has no package {names} ({sys.executable}): run bin/setup")
 
 
 class Dyno:
@@ -61,7 +52,8 @@ class Dyno:
         self._nginx = nginx.find()
         os.environ["NGINX_VERSION"] = nginx.version(self._nginx)
         apps.check()
-        check_packages()
+        if missing := check.missing_packages():
+            raise StartError(f"Python has no package {', '.join(missing)} ({sys.executable}): run bin/setup")
         if not shutil.which(self._command[0]):
             raise StartError(f"COMMAND {self._command[0]!r} is not to be found: run bin/setup, or check the Procfile")
         self._held_port = port.hold(self._settings.port)
@@ -107,7 +99,7 @@ class Dyno:
             self._stop()
 
     def _start_command(self) -> None:
-        say(f"starting {' '.join(self._command)}")
+        say(f"bokeh-dyno {__version__}: starting {' '.join(self._command)}")
         self._processes.start("COMMAND", self._command)
 
     def _start_without(self, app: str, why: str) -> None:
@@ -124,6 +116,8 @@ class Dyno:
         """Make what erb renders nginx's configuration, once nginx has tested it; what fails leaves that as it is."""
         fresh = self._conf.with_suffix(".new")
         nginx.rendered(erb, fresh)
+        if line := nginx.warning(fresh):
+            say(f"warning: {line}")
         nginx.test(self._nginx, fresh)
         os.replace(fresh, self._conf)
 
@@ -279,6 +273,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     os.chdir(settings.ROOT)
+    os.environ["DYNO_ROOT"] = str(settings.ROOT)  # for COMMAND, wherever it goes
     try:
         return Dyno(arguments, wait).run()
     except (StartError, settings.SettingsError, apps.AppsError, nginx.NginxError, OSError) as error:
