@@ -7,18 +7,17 @@ import json
 import re
 import socket
 import statistics
-import struct
 import threading
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 
-from dyno_under_test import Dyno
+from dyno_under_test import Dyno, token_in
+from frames import BINARY, CLOSE, TEXT, Frames, frame
 
 ATTACKER = "198.51.100."  # the addresses that attacks come from; each attack has one of them
 NEIGHBOUR = "203.0.113.9"
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3}) ", re.MULTILINE)
 # nginx says that a version or a transfer encoding is none that it knows, as RFC 9110 has it: no error of the site
 NOT_IMPLEMENTED = {501, 505}
@@ -81,26 +80,6 @@ def send_raw(dyno: Dyno, request: bytes, seconds: float = 0.4) -> bytes:
 # --- WebSockets -------------------------------------------------------------------------------------------------------
 
 
-def frame(
-    payload: bytes,
-    opcode: int = TEXT,
-    *,
-    final: bool = True,
-    reserved: int = 0,
-    masked: bool = True,
-    announced: int | None = None,
-) -> bytes:
-    """Return a frame: reserved is its three reserved bits, announced the length that it claims to have."""
-    size = len(payload) if announced is None else announced
-    if size < 126:
-        length = struct.pack("!B", size | 0x80 * masked)
-    elif size < 1 << 16:
-        length = struct.pack("!BH", 126 | 0x80 * masked, size)
-    else:
-        length = struct.pack("!BQ", 127 | 0x80 * masked, size)
-    return bytes([0x80 * final | reserved << 4 | opcode]) + length + bytes(4 * masked) + payload  # a mask of zeros
-
-
 def deflated(data: bytes, level: int = 9) -> bytes:
     """Compress a message as permessage-deflate does (RFC 7692, 7.2.1), without context from one to the next."""
     compressor = zlib.compressobj(level, zlib.DEFLATED, -15)
@@ -114,12 +93,11 @@ class WebSocket:
         self, dyno: Dyno, address: str = f"{ATTACKER}1", path: str = "/bkapp/counter/ws", **headers: str
     ) -> None:
         page = dyno.request("GET", "/with/counter", {"X-Forwarded-For": address})
-        found = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", page.text)
         headers = {"X-Forwarded-For": address, "Sec-WebSocket-Extensions": "permessage-deflate", **headers}
-        self.status, self.socket = dyno.handshake(path, found[0] if found else "", **headers)
+        self.status, self.socket = dyno.handshake(path, token_in(page.text), **headers)
         self.socket.settimeout(30)
         self.received = b""
-        self._unread = b""
+        self._frames = Frames(self.socket)
         self._inflate = zlib.decompressobj(-15)
         self.wire = 0  # bytes sent
 
@@ -154,14 +132,7 @@ class WebSocket:
 
     def fragments(self) -> Iterator[bytes]:
         """Yield each message that comes until the connection ends. Raises TimeoutError."""
-        while True:
-            try:
-                first, size = self._read(2)
-                if size > 125:
-                    (size,) = struct.unpack("!H" if size == 126 else "!Q", self._read(2 if size == 126 else 8))
-                payload = self._read(size)
-            except (EOFError, ConnectionError):
-                return
+        for first, payload in self._frames:
             if first & 0x40:
                 payload = self._inflate.decompress(payload + b"\0\0\xff\xff")
             self.received += payload
@@ -169,14 +140,6 @@ class WebSocket:
                 return
             if first & 15 in (TEXT, BINARY):
                 yield payload
-
-    def _read(self, count: int) -> bytes:
-        while len(self._unread) < count:
-            if not (more := self.socket.recv(1 << 20)):
-                raise EOFError
-            self._unread += more
-        taken, self._unread = self._unread[:count], self._unread[count:]
-        return taken
 
     def reply(self, *kinds: str) -> str:
         """Wait for a message of one of these kinds and return its content; "" when the connection ends before that."""

@@ -100,6 +100,17 @@ def temporary_folder() -> Path:
     return folder
 
 
+def installed(program: str) -> str | None:
+    """Return the path of a program that Debian puts where an ordinary user's PATH does not look."""
+    return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/sbin:/opt/homebrew/bin")
+
+
+def token_in(text: str) -> str:
+    """Return the first session token in a page, "" when it has none."""
+    found = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", text)
+    return found[0] if found else ""
+
+
 def procfile_line(folder: Path, name: str = "web") -> str:
     """Return the command of process `name` in the Procfile of `folder`."""
     return re.search(rf"^{name}:\s*(.+)$", (folder / "Procfile").read_text(), re.MULTILINE).group(1)
@@ -234,7 +245,7 @@ class Dyno:
 
     def bokeh_workers(self) -> list[psutil.Process]:
         """Return the processes that run sessions: the children of the `bokeh` process."""
-        master = self.find(r"-m dyno\.bokeh")[0]
+        master = self.find(r"-m bokeh_dyno\.bokeh")[0]
         return sorted((child for child in master.children() if is_alive(child)), key=lambda process: process.pid)
 
     # --- asking it ---
@@ -291,7 +302,7 @@ class Dyno:
         """Return the session token that is in a page."""
         answer = self.get(page)
         assert answer.status == 200, answer
-        return re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", answer.text).group(0)
+        return token_in(answer.text)
 
     def port_is_open(self) -> bool:
         """Return whether something accepts connections on the port."""

@@ -7,7 +7,8 @@ import gzip
 import json
 from collections.abc import Callable
 
-from attacker import ATTACKER, BINARY, PING, TEXT, deflated, frame
+from attacker import ATTACKER, deflated
+from frames import BINARY, PING, TEXT, frame
 from hypothesis import strategies as st
 
 

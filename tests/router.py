@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import threading
 import time
@@ -13,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dyno_under_test import ROOT, Dyno, free_port
+from dyno_under_test import ROOT, Dyno, free_port, installed
 
-HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+HAPROXY = installed("haproxy")
 
 
 def router(folder: Path, dynos: Sequence[Dyno], new: Callable[..., Dyno] = Dyno) -> Dyno:

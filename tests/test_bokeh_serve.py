@@ -14,7 +14,7 @@ import psutil
 import pytest
 from bokeh.command.subcommands.serve import Serve
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import OTHER_SITE, ROOT, Answer, Dyno, copy_project, temporary_folder, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Answer, Dyno, copy_project, temporary_folder, token_in, wait_for
 from test_routing import from_bokeh
 from test_sessions import KEY, forged, runs
 from visitor import Visitor
@@ -225,7 +225,7 @@ def test_what_follows_args_is_what_the_apps_find_in_sys_argv(served: Dyno) -> No
 @pytest.mark.parametrize("page", ["/with/told", "/bkapp/told"])
 def test_what_process_request_returns_is_in_the_payload(served: Dyno, page: str) -> None:
     token = served.get(f"{page}?colour=red", Cookie="who=me").text
-    token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", token)[0]
+    token = token_in(token)
     found = told(served, token, Cookie="who=me")
     assert found == {"argv": ["--fast", "7"], "who": "me", "asked": ["colour"]}
 
@@ -370,7 +370,7 @@ def test_an_auth_module_lets_in_whoever_has_logged_in(guarded: Dyno) -> None:
     assert (right.status, right.headers["location"]) == (302, "/bkapp/told?colour=red")
     cookie = f"user={right.headers['set-cookie'].split(';')[0].removeprefix('user=')}"
     page = guarded.get("/bkapp/told?colour=red", Cookie=cookie)
-    token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", page.text)[0]
+    token = token_in(page.text)
     assert told(guarded, token, Cookie=cookie)["asked"] == ["colour"]
     assert guarded.get("/bkapp/told/metadata", Cookie=cookie).status == 200
     out = guarded.get("/bkapp/logout", Cookie=cookie)

@@ -14,7 +14,7 @@ from pathlib import Path
 import bokeh
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, installed, wait_for
 from playwright.sync_api import Page
 from router import Views, router, view
 from test_drain import send_to_all
@@ -188,7 +188,7 @@ def test_the_nginx_of_the_docs_is_a_router_too(site: Dyno, scratch: Path, dyno: 
     (scratch / "nginx.conf").write_text(
         f"{user} daemon off; pid nginx.pid; events {{}}\nhttp {{ access_log off; {temporary}\n{block}}}\n"
     )
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    nginx = installed("nginx")
     command = [nginx, "-p", str(scratch), "-c", "nginx.conf", "-e", "stderr"]
     front = dyno(scratch, {"PORT": str(port)}, command).start()
     echo = front.get("/echo", X_Forwarded_For="6.6.6.6", X_Forwarded_Proto="https").json

@@ -77,7 +77,7 @@ def test_the_death_of_a_first_process_ends_the_whole_dyno_with_an_error(project:
     one = dyno(project).start()
     first = {
         "gunicorn": lambda: gunicorn(one)[0],
-        "bokeh": lambda: one.find(r"-m dyno\.bokeh")[0],
+        "bokeh": lambda: one.find(r"-m bokeh_dyno\.bokeh")[0],
         "nginx": lambda: one.find("nginx: master")[0],
         "honcho": lambda: one.find("honcho start")[-3],
         "what prints for a backend": lambda: one.find("honcho start")[-1],
@@ -107,7 +107,7 @@ def test_a_bokeh_worker_that_dies_again_and_again_ends_the_dyno_with_the_reason(
     one = dyno(project).start()
     end = time.monotonic() + 60
     while one.process.poll() is None and time.monotonic() < end:
-        for process in one.find(r"-m dyno\.bokeh")[1:2]:
+        for process in one.find(r"-m bokeh_dyno\.bokeh")[1:2]:
             process.kill()
             wait_for("its end", lambda process=process: not is_alive(process))
     assert one.wait(10) not in (0, None)

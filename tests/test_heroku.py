@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, procfile_line, settings_of, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, installed, procfile_line, settings_of, wait_for
 from test_drain import is_open, send_to_all
 from test_start import as_an_ordinary_user, assert_the_site_works
 
 INITIALIZED = Path("/tmp/app-initialized")
 CONFIG = {"BOKEH_WORKERS": "3"}  # what the person has set with heroku config:set
-NGINX = os.environ.get("TEST_NGINX") or shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/opt/homebrew/bin")
+NGINX = os.environ.get("TEST_NGINX") or installed("nginx")
 START_NGINX = """\
 #!/usr/bin/env bash
 if [ "$1" = -f ]; then now=yes; shift; fi

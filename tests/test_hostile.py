@@ -18,13 +18,11 @@ from contextlib import contextmanager
 import pytest
 from attacker import (
     ATTACKER,
-    BINARY,
     Answers,
     Neighbour,
     WebSocket,
     cpu_seconds,
     deflated,
-    frame,
     megabytes,
     private,
     processes,
@@ -32,6 +30,7 @@ from attacker import (
 )
 from conftest import run_for_the_session
 from dyno_under_test import OTHER_SITE, Dyno, wait_for
+from frames import BINARY, frame
 from hostile import address, frames, handshakes, messages, one_of, requests
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st

@@ -21,8 +21,9 @@ from pathlib import Path
 import psutil
 import pytest
 from browsing import assert_plots_are_drawn
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
-from visitor import Visitor, change, find, frame, is_open
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, token_in, wait_for
+from frames import frame
+from visitor import Visitor, change, find, is_open
 
 from bokeh_dyno.shared import private
 
@@ -487,7 +488,7 @@ def test_connections_of_a_visitor_are_limited(project: Path, dyno: MakeDyno) -> 
 def test_an_app_that_ends_while_its_page_is_made_ends_no_worker(site: Dyno, how: str) -> None:
     for _ in range(8):
         assert site.get(f"/bkapp/ends?how={how}").status == 200
-    token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", site.get(f"/bkapp/ends?how={how}").text).group(0)
+    token = token_in(site.get(f"/bkapp/ends?how={how}").text)
     with Visitor(site, "ends", token=token) as visitor:
         assert "This plot could not be made." in json.dumps(visitor.document())
 

@@ -8,7 +8,8 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 from dyno_under_test import Dyno, wait_for
-from visitor import Visitor, frame
+from frames import frame
+from visitor import Visitor
 
 NAMES = r"(nginx|flask\.1|bokeh\.1|dyno|system)"
 

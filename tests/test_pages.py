@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from conftest import run_for_the_session
-from dyno_under_test import ROOT, Dyno, free_port, is_alive, temporary_folder, wait_for
+from dyno_under_test import ROOT, Dyno, free_port, installed, is_alive, temporary_folder, token_in, wait_for
 
 from flask_app import create_app
 
@@ -46,7 +46,7 @@ http {{
 
 def run_router(to: int) -> Iterator[str]:
     """Run what stands before a dyno on a platform: it ends https, says so in X-Forwarded-Proto, and speaks http inwards."""
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    nginx = installed("nginx")
     folder, port = temporary_folder(), free_port()
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
@@ -346,7 +346,7 @@ def test_24_views_run_the_app_24_times_and_spread_over_the_workers(routed_site: 
     before = len(runs(routed_site))
     for _ in range(24):
         text = routed_site.request("GET", path, https).text
-        token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", text).group(0)
+        token = token_in(text)
         status, websocket = routed_site.handshake("/plots/live.v1/counter/ws", token, **https)
         with websocket:
             assert status == 101

@@ -19,8 +19,10 @@ KEY = secrets.token_hex(32)
 # seconds; a longer absence takes the suite's time: AWAY=60 bin/test tests/test_recovery.py, or AWAY=300
 AWAY = float(os.environ.get("AWAY", "8"))
 OFFLINE = float(os.environ.get("OFFLINE", "1"))  # seconds without a network; the promise is two minutes
-# One document, and no view of it that is still hidden: the old one is gone, the new one has taken its place
-WHOLE = """() => !document.querySelector(".bokeh-status") && Bokeh.documents.length == %d
+# So many documents, none of those that were there before the loss, and no view that is still hidden: each new one has taken
+# the place of an old one
+WHOLE = """() => !Bokeh.documents.some((doc) => window.before_the_loss?.includes(doc))
+  && !document.querySelector(".bokeh-status") && Bokeh.documents.length == %d
   && !document.querySelector("[data-bokeh-token] > [style*=hidden]") && !document.querySelector(".bk-notification")"""
 
 # An app with every widget that takes input, some of which others make, that shows what the server knows of them
@@ -106,6 +108,7 @@ def open_page(page: Page, one: Dyno, apps: str = "counter", slider: int = 4, bel
         timeout=10_000,
     )
     assert source_values(page) != before
+    page.evaluate("() => { window.before_the_loss = [...Bokeh.documents] }")
 
 
 def assert_whole(page: Page, slider: int = 4, documents: int = 1, seconds: float = 20) -> None:
@@ -424,7 +427,8 @@ def test_an_app_may_opt_out(one: Dyno, dyno: MakeDyno, page: Page):
 def test_an_app_without_widgets_comes_back(one: Dyno, page: Page):
     page.goto(f"http://127.0.0.1:{one.port}/with/plain.one")
     assert_plots_are_drawn(page, 1)
+    page.evaluate("() => { window.before_the_loss = [...Bokeh.documents] }")
     for worker in one.bokeh_workers():
         worker.kill()
-    page.wait_for_function(f"({WHOLE % 1})() && !window.gone", timeout=10_000)
+    page.wait_for_function(WHOLE % 1, timeout=10_000)
     assert_plots_are_drawn(page, 1)

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 import bokeh.util.paths
 import psutil
 import pytest
-from dyno_under_test import Dyno, settings_of, wait_for
-from visitor import frame
+from dyno_under_test import Dyno, settings_of, token_in, wait_for
+from frames import frame
 
 MakeDyno = Callable[..., Dyno]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
@@ -254,7 +254,7 @@ def test_everything_of_bokeh_moves_with_its_prefix(routed_site: Dyno) -> None:
         "plain.one",
     ):
         assert routed_site.request("GET", f"{PREFIX}/{path}", HTTPS).status == 200, path
-    token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", page.text).group(0)
+    token = token_in(page.text)
     status, websocket = routed_site.handshake(f"{PREFIX}/counter/ws", token, **HTTPS)
     websocket.close()
     assert status == 101
@@ -442,7 +442,7 @@ def test_a_websocket_from_another_site_is_refused(site: Dyno, number: int) -> No
     ],
 )
 def test_other_sites_can_be_allowed(routed_site: Dyno, origin: str, expected: int) -> None:
-    token = re.search(r"eyJ[\w-]{60,}(\.[\w-]+)+", routed_site.request("GET", "/with/counter", HTTPS).text).group(0)
+    token = token_in(routed_site.request("GET", "/with/counter", HTTPS).text)
     headers = {"Host": "www.my-site.example", "Origin": origin, **HTTPS}
     status, websocket = routed_site.handshake(f"{PREFIX}/counter/ws", token, **headers)
     websocket.close()

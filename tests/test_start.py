@@ -19,7 +19,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, procfile_line, wait_for
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, installed, procfile_line, wait_for
+from frames import CLOSE, Frames, frame
 
 MakeDyno = Callable[..., Dyno]
 ORDINARY_USER = 65534
@@ -144,9 +145,9 @@ def test_it_runs_as_root(project: Path, dyno: MakeDyno) -> None:
 
 
 def test_nginx_in_bin_comes_before_the_installed_one(project: Path, dyno: MakeDyno) -> None:
-    installed = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+    nginx = installed("nginx")
     own = project / "bin" / "nginx"
-    own.write_text(f'#!/bin/sh\necho "started: nginx of the project"\nexec {installed} "$@"\n')
+    own.write_text(f'#!/bin/sh\necho "started: nginx of the project"\nexec {nginx} "$@"\n')
     own.chmod(0o755)
     one = dyno(project).start()
     assert "started: nginx of the project" in one.log()
@@ -186,15 +187,8 @@ def test_ctrl_c_before_anything_has_started_is_no_traceback(project: Path, dyno:
 
 def answer_the_close(websocket: socket.socket) -> None:
     """Read until the server closes the WebSocket, and close it as a browser does."""
-    with websocket.makefile("rb") as stream:
-        while True:
-            kind, length = stream.read(2)
-            if length >= 126:
-                length = int.from_bytes(stream.read(2 if length == 126 else 8), "big")
-            payload = stream.read(length)
-            if kind & 15 == 8:
-                websocket.sendall(bytes([0x88, 0x80 | len(payload), 0, 0, 0, 0]) + payload)
-                return
+    payload = next(payload for first, payload in Frames(websocket) if first & 15 == CLOSE)
+    websocket.sendall(frame(payload, CLOSE))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -246,7 +240,7 @@ def test_it_ends_with_137_when_nginx_was_killed(project: Path, dyno: MakeDyno) -
     one.assert_nothing_left()
 
 
-@pytest.mark.parametrize("pattern", [r"gunicorn.*flask_app", r"-m dyno\.bokeh"], ids=["gunicorn", "bokeh"])
+@pytest.mark.parametrize("pattern", [r"gunicorn.*flask_app", r"-m bokeh_dyno\.bokeh"], ids=["gunicorn", "bokeh"])
 def test_it_ends_with_an_error_when_a_backend_is_gone_for_good(project: Path, dyno: MakeDyno, pattern: str) -> None:
     one = dyno(project).start()
     one.find(pattern)[0].kill()
@@ -545,7 +539,7 @@ def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> 
 def test_lines_of_env_that_honcho_cannot_read_are_named(content: bytes, errors: list[str], project: Path) -> None:
     (project / ".env").write_bytes(content)
     result = subprocess.run(
-        [sys.executable, "-m", "bokeh_dyno.start.check"], cwd=project, capture_output=True, text=True
+        [sys.executable, "-m", "bokeh_dyno", "check", "--env"], cwd=project, capture_output=True, text=True
     )
     assert result.returncode == bool(errors)
     assert len(result.stderr.splitlines()) == len(errors), result.stderr

@@ -5,24 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-import struct
 from collections.abc import Iterator
 
 from dyno_under_test import Dyno
+from frames import CLOSE, Frames, frame
 
 HEADER = {"msgid": "1", "msgtype": "PATCH-DOC"}
-
-
-def frame(payload: bytes, opcode: int = 1, announced: int | None = None, final: bool = True) -> bytes:
-    """Return a WebSocket frame; `announced` is the length that it claims to have, if that is another."""
-    size = len(payload) if announced is None else announced
-    if size < 126:
-        length = bytes([0x80 | size])
-    elif size < 65536:
-        length = struct.pack("!BH", 0x80 | 126, size)
-    else:
-        length = struct.pack("!BQ", 0x80 | 127, size)
-    return bytes([opcode | 0x80 * final]) + length + bytes(4) + payload  # a mask of zeros
 
 
 class Visitor:
@@ -35,7 +23,7 @@ class Visitor:
         address = address or f"192.0.2.{next(self._addresses) % 250}"
         headers["X-Forwarded-For"] = address
         self.status, self.socket = dyno.handshake(f"/bkapp/{app}/ws", self.token, **headers)
-        self._read = b""
+        self._frames = Frames(self.socket)
         self.document_json: dict = {}
         self.received = b""  # everything, but for the frames' headers
 
@@ -60,30 +48,15 @@ class Visitor:
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Yield (opcode, payload) of each frame until the connection ends. Raises TimeoutError."""
-        try:
-            while True:
-                first, size = self._bytes(2)
-                if size > 125:
-                    (size,) = struct.unpack("!H" if size == 126 else "!Q", self._bytes(2 if size == 126 else 8))
-                payload = self._bytes(size)
-                self.received += payload
-                yield first & 15, payload
-        except (EOFError, ConnectionError):
-            return
-
-    def _bytes(self, count: int) -> bytes:
-        while len(self._read) < count:
-            if not (more := self.socket.recv(1 << 20)):
-                raise EOFError
-            self._read += more
-        taken, self._read = self._read[:count], self._read[count:]
-        return taken
+        for first, payload in self._frames:
+            self.received += payload
+            yield first & 15, payload
 
     def message(self, kind: str) -> dict:
         """Return the content of the next message of this kind, ACK or PULL-DOC-REPLY. Raises AssertionError at the end."""
         parts: list[bytes] = []
         for opcode, payload in self.frames():
-            assert opcode != 8, payload
+            assert opcode != CLOSE, payload
             if opcode not in (1, 2):
                 continue
             parts.append(payload)
@@ -96,12 +69,10 @@ class Visitor:
 
     def close_code(self) -> int:
         """Wait until the connection ends; return the code that it was closed with, 1006 for none."""
-        code = 1006
         for opcode, payload in self.frames():
-            if opcode == 8 and len(payload) > 1:
-                (code,) = struct.unpack("!H", payload[:2])
-                break
-        return code
+            if opcode == CLOSE and len(payload) > 1:
+                return int.from_bytes(payload[:2], "big")
+        return 1006
 
     def document(self) -> dict:
         """Open the session and return its document, as JSON; it stays as `document_json`."""
