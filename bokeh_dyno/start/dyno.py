@@ -65,9 +65,8 @@ class Dyno:
         for line in settings.misspelled():
             say(f"warning: {line}")
         os.environ["DYNO_PID"] = str(os.getpid())
-        os.environ.pop(
-            "PYTHONUNBUFFERED", None
-        )  # honcho would write the end of each line by itself; see bokeh_dyno.shared.log
+        # honcho would write the end of each line by itself; see bokeh_dyno/shared/log.py
+        os.environ.pop("PYTHONUNBUFFERED", None)
         if not self._settings.bokeh_secret_key:
             os.environ["BOKEH_SECRET_KEY"] = os.urandom(32).hex()
             say("BOKEH_SECRET_KEY is not set: made one; open pages will not outlive a restart, several dynos need one")
@@ -75,9 +74,7 @@ class Dyno:
         if not shield:
             say(f"no shield against SIGTERM ({reason}): a platform that sends it to all processes may cut requests off")
         from bokeh_dyno.shared import private  # its imports take as long as those before it, here beside erb
-        from bokeh_dyno.start.processes import (
-            Processes,  # it needs psutil, whose absence is one of the things that are checked
-        )
+        from bokeh_dyno.start.processes import Processes  # it needs psutil, one of the packages that are checked
 
         try:
             private.check_version()
