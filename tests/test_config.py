@@ -48,7 +48,7 @@ def test_each_marked_place_does_what_it_says(project: Path, dyno: MakeDyno, back
     template = project / "config" / "nginx.conf.erb"
     take(
         template,
-        ("~^/(private|bkapp/private)(/|$)", '~^/(echo|bkapp/counter)(/|$) "For members";'),
+        ("~^(/private|<%= var 'BOKEH_PREFIX' %>/private)", '~^/(echo|bkapp/counter)(/|$) "For members";'),
         ("upstream api {", f"upstream api {{ server 127.0.0.1:{backend}; }}"),
         ("location = /old ", ""),
         ("location /api/ ", ""),
@@ -78,6 +78,12 @@ def test_each_marked_place_does_what_it_says(project: Path, dyno: MakeDyno, back
         status, websocket = one.handshake("/bkapp/counter/ws", token, **headers)
         websocket.close()
         assert status == expected
+    # what Flask sends on to nginx is as much the app's
+    (project / "bokeh_app" / "counter" / "static").mkdir()
+    (project / "bokeh_app" / "counter" / "static" / "secret.txt").write_text("secret")
+    assert one.get("/bkapp/counter/static/secret.txt").status == 401
+    assert one.get("/with/counter/static/secret.txt").status == 401
+    assert "secret" not in one.get("/with/counter/static/secret.txt").text
     for path in ("/with/counter", "/bkapp/plain.one", "/bkapp/static/js/bokeh.min.js", "/healthz"):
         assert one.get(path).status == 200
 
@@ -97,8 +103,8 @@ def check(folder: Path) -> str:
         "auth_basic_user_file config/htpasswd;",
         'auth_basic_user_file "config/htpasswd";',
         "ssl_certificate keys/site.pem;",
-        "location /x/ { root files; }",
-        "location /x/ { alias 'files/'; }",
+        "location /x/ { auth_basic_user_file 'config/htpasswd'; }",
+        "proxy_ssl_certificate keys/site.pem;",
         "include more.conf;",
     ],
 )

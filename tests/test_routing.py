@@ -500,6 +500,8 @@ def test_a_websocket_of_the_sites_own_passes_and_other_connections_are_kept(proj
     for upgrade in ("h2c", "TLS/1.0", "websocketx", "h2c, websocket"):
         seen = headers_at_flask(one, Upgrade=upgrade, Connection="Upgrade, HTTP2-Settings", HTTP2_Settings="AAMAAABk")
         assert not {"Upgrade", "Connection"} & set(seen), upgrade
+    # nor are the apps' pages for a WebSocket
+    assert one.get("/bkapp/counter", Upgrade="websocket", Connection="Upgrade").status == 200
     assert one.get("/connections").text == "1"
 
 

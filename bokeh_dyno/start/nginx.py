@@ -17,10 +17,10 @@ ROUTING = Path(__file__).parent / "routing" / "routing.rb"
 # Debian puts nginx where an ordinary user's PATH does not look
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/usr/local/bin")
 ERB_SECONDS = 10
-# nginx takes a relative path of these as one from the folder of the rendered file, or from the project: always from there
-PATHS = (
-    r"(auth_basic_user_file|include|root|alias|"
-    r"ssl_(certificate|certificate_key|client_certificate|trusted_certificate|password_file|dhparam|crl))"
+# nginx looks for a relative path of these from the folder of the rendered file; for other directives', from the project
+FROM_THERE = re.compile(
+    r"(?:^|(?<=[\s;{]))(?:auth_basic_user_file|include|(?:proxy_)?ssl_\w*(?:certificate|certificate_key|password_file|dhparam|crl))"
+    r"\s+[\"']?(?![/$\"'])[^\s;]+;"
 )
 APT = ROOT / ".apt" / "usr" / "sbin"  # where Heroku's apt buildpack puts it, and no PATH looks
 
@@ -39,6 +39,14 @@ def find() -> str:
     if found := shutil.which("nginx", path=path):
         return found
     raise NotInstalledError("nginx is not installed: run bin/setup, or apt-get install nginx, or brew install nginx")
+
+
+def is_installed() -> bool:
+    """Return whether there is an nginx."""
+    try:
+        return bool(find())
+    except NotInstalledError:
+        return False
 
 
 def version(nginx: str) -> str:
@@ -89,8 +97,9 @@ def rendered(erb: subprocess.Popen, target: Path) -> None:
         # Ruby 3.3 shows the place of a syntax error before it says that it is one
         reason = next((line for line in lines if "rror)" in line or "syntax error" in line), lines[0])
         raise NginxError(f"config/nginx.conf.erb does not render: {reason.replace(f'{ROOT}{os.sep}', '')}")
-    if relative := re.search(rf"^(?![ ]*#)(?:.*[{{;])?\s*({PATHS}\s+[\"']?(?![/$\"'])[^;]*;)", text, re.MULTILINE):
-        raise NginxError(f"config/nginx.conf.erb: {relative[1]} begin the path with <%= root %>/")
+    for line in text.splitlines():
+        if relative := FROM_THERE.search(line.partition("#")[0][:1000]):
+            raise NginxError(f"config/nginx.conf.erb: {relative[0]} begin the path with <%= root %>/")
     try:
         target.write_text(text)
     except OSError as error:

@@ -16,13 +16,14 @@ def var(name) = ENV[name].to_s.empty? ? DEFAULTS.fetch(name) : ENV[name]
 
 def list(name) = var(name).split(',').map(&:strip).reject(&:empty?)
 
-# The project's folder, and RUN_DIR, as nginx needs them in front of a path
+# The project's folder, as a path of the person's begins with
 def root = Dir.pwd
 
-def run = File.expand_path(var('RUN_DIR'), root)
+# RUN_DIR: relative, for the kernel takes 107 characters of a socket's path; the directives that have it here look from the
+# project
+def run = var('RUN_DIR')
 
-# A unix socket: relative, for the kernel takes 107 characters
-def socket(name) = "unix:#{var 'RUN_DIR'}/#{name}.sock"
+def socket(name) = "unix:#{run}/#{name}.sock"
 
 # Two tiers: Bokeh on dynos elsewhere, or no Flask here
 def elsewhere = list('BOKEH_UPSTREAM')
