@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import _signal  # what `signal` wraps: that one takes 10 ms to import
+import os
 import sys
 
 
 def main() -> int:
     """Run the command that the command line names; return the exit code."""
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C before there is anything to stop: no traceback
+    root = os.environ.get("DYNO_ROOT")
+    if root and not os.path.isdir(root):
+        print(f"error: DYNO_ROOT={root!r} is not allowed: the folder of a project", file=sys.stderr)
+        return 1
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if name == "start":
         from bokeh_dyno.start import dyno
@@ -35,6 +40,11 @@ def main() -> int:
         from bokeh_dyno.shared import settings
 
         print(settings.table())
+        return 0
+    if name in ("-h", "--help", "--version"):
+        from bokeh_dyno import __version__
+
+        print(__version__ if name == "--version" else USAGE)
         return 0
     print(f"error: {name!r} is no command\n" * bool(name) + USAGE, file=sys.stderr)
     return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,7 +184,84 @@ def test_a_site_that_is_not_plain_is_asked_for(
     assert sorted(path.name for path in folder.iterdir()) == sorted(name.split("/")[0] for name in files)
     assert run(installed, folder, "init", "--app", "two:app").returncode == 0
     assert procfile_line(folder) == "bin/start-nginx honcho start -e /dev/null -f Procfile.dyno"
-    assert '"two:app"' in (folder / "Procfile.dyno").read_text()
+    assert " two:app\n" in (folder / "Procfile.dyno").read_text()
+    assert run(installed, folder, "init", "--app", "two.py").stderr.startswith("error: 'two.py' is no site: ")
+
+
+PROCFILES = {
+    "web: gunicorn shop.wsgi:app --workers 2 --bind unix:run.sock -c file:conf.py": "shop.wsgi:app",
+    "web: exec /venv/bin/gunicorn -k gevent \"shop:create_app('production')\"": "shop:create_app('production')",
+    "# web: gunicorn old:app\nadmin: gunicorn admin:app\nweb: gunicorn app:app.server": "app:app.server",
+}
+
+
+@pytest.mark.parametrize("procfile", PROCFILES)
+def test_what_gunicorn_was_told_is_what_it_is_told(procfile: str, installed: Path, scratch: Path) -> None:
+    folder = repository(
+        scratch / "a repository", {"Procfile": procfile, "gunicorn.conf.py": "", ".gitignore": "caf\u00e9"}
+    )
+    (folder / ".gitignore").write_bytes(b"caf\xe9\n")
+    result = run(installed, folder, "init")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f" for {PROCFILES[procfile]}\n" in result.stdout
+    assert shlex.split(procfile_line(folder, "flask", "Procfile.dyno"))[-1] == PROCFILES[procfile]
+    assert "to do: gunicorn.conf.py is not read any more" in result.stdout
+    assert "to do: .gitignore has no line for " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "site"),
+    [
+        (
+            {"shop.py": "def create_app(config): ...", "wsgi.py": "from shop import *\napp = create_app('x')\n"},
+            "wsgi:app",
+        ),
+        ({"src/shop/__init__.py": "def create_app(config=None): ..."}, "--pythonpath src 'shop:create_app()'"),
+        ({"one.py": "import flask\napp: flask.Flask = flask.Flask('one')\n"}, "one:app"),
+    ],
+    ids=["a factory with arguments", "src", "annotated"],
+)
+def test_a_site_is_found(files: dict[str, str], site: str, installed: Path, scratch: Path) -> None:
+    folder = repository(scratch / "repository", files)
+    result = run(installed, folder, "init")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"gunicorn --config python:bokeh_dyno.flask.gunicorn {site}\n" in (folder / "Procfile.dyno").read_text()
+
+
+def test_what_cannot_be_written_is_told_before_anything_is(installed: Path, scratch: Path) -> None:
+    folder = repository(scratch / "repository", FACTORY)
+    (folder / "bin" / "server").mkdir(parents=True)
+    result = run(installed, folder, "init")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"error: .*bin/server: Is a directory\n", result.stderr)
+    assert not (folder / "Procfile").exists()
+    (folder / "bin" / "server").rmdir()
+    (folder / "Aptfile").symlink_to(scratch / "elsewhere")
+    assert run(installed, folder, "init").returncode == 1
+    assert not (scratch / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "is_enough"),
+    [("bokeh-dyno", True), ("Bokeh_Dyno==0.2.0", True), ("./vendor/bokeh_dyno-0.2.0-py3-none-any.whl", True),
+     ("bokeh-dyno @ file:///wheels/bokeh_dyno.whl", True), ("bokeh-dyno-more", False), ("bokeh", False)],
+)  # fmt: skip
+def test_lines_of_requirements(line: str, is_enough: bool, installed: Path, scratch: Path) -> None:
+    folder = repository(scratch / "repository", {**FACTORY, "requirements.txt": f"{line}\n"})
+    assert (
+        "to do: requirements.txt has no line for bokeh-dyno" not in run(installed, folder, "init").stdout
+    ) == is_enough
+
+
+def test_a_copy_of_the_machinery_does_it_too(scratch: Path) -> None:
+    folder = repository(scratch / "repository", FACTORY)
+    shutil.copytree(ROOT / "bokeh_dyno", folder / "bokeh_dyno")
+    command = [sys.executable, "-m", "bokeh_dyno", "init"]
+    result = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in ("bin/setup", "bin/start-nginx", "config/nginx.conf.erb", "Aptfile", "Procfile", "bin/post_compile"):
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes(), f"cp {name} bokeh_dyno/start/project/{name}"
+    assert os.access(folder / "bin" / "server", os.X_OK)
 
 
 def test_a_new_app_is_one_that_works(project: Path, dyno: Callable[..., Dyno], page) -> None:

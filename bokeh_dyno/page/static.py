@@ -48,8 +48,9 @@ def page_script(folder: Path = Path(__file__).parent) -> bytes:
                 continue
             if re.match(r"(import|export)\b|/\*", code):
                 raise ValueError(f"{module}.js has a line that cannot be joined with other modules: {line}")
-            # a comment behind code, unless what looks like one may be in a string, whose quote would come after it
-            lines.append(re.sub(r""" +// [^"'`/]*$""", "", code))
+            # without a comment behind it, unless what looks like one may be in a string, whose quote would come after it
+            before, slashes, comment = code.rpartition(" // ")
+            lines.append(before.rstrip() if slashes and not set(comment) & set("\"'`/") else code)
     return "\n".join([*lines, "})()", ""]).encode()
 
 

@@ -58,7 +58,10 @@ def prepare_static() -> int:
 
 def wrong_procfile(path: Path) -> list[str]:
     """Return a line when the Procfile, where there is one, starts something else than the start script."""
-    if not path.exists() or re.search(r"^web:.*\b(start-nginx|bokeh[_-]dyno start)\b", path.read_text(), re.MULTILINE):
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    if any(line.startswith("web:") and re.search(r"start-nginx|bokeh[_-]dyno start", line) for line in lines):
         return []
     return [f"{path.name} does not run the start script: write `{LINE}`, and what is to run into Procfile.dyno"]
 
