@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import itertools
 import json
 import os
@@ -27,6 +28,9 @@ OTHER_SITE = Path(__file__).resolve().parent / "site"
 # seconds; far more than needed, so that a machine that is busy with something else fails no test
 BOOT = 60.0
 STOP = 40.0
+# for models that Bokeh compiles: a node comes with what has the browser driven
+PLAYWRIGHT = importlib.util.find_spec("playwright")
+NODE = Path(PLAYWRIGHT.origin).parent / "driver" / "node" if PLAYWRIGHT and PLAYWRIGHT.origin else Path("node")
 # what a dyno under test inherits; everything else that a test needs it says itself
 _PORTS = itertools.count(secrets.randbelow(5000))
 INHERITED = ("HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -111,9 +115,9 @@ def token_in(text: str) -> str:
     return found[0] if found else ""
 
 
-def procfile_line(folder: Path, name: str = "web") -> str:
-    """Return the command of process `name` in the Procfile of `folder`."""
-    return re.search(rf"^{name}:\s*(.+)$", (folder / "Procfile").read_text(), re.MULTILINE).group(1)
+def procfile_line(folder: Path, name: str = "web", file: str = "Procfile") -> str:
+    """Return the command of process `name` in a Procfile of `folder`."""
+    return re.search(rf"^{name}:\s*(.+)$", (folder / file).read_text(), re.MULTILINE).group(1)
 
 
 class Dyno:
@@ -135,6 +139,8 @@ class Dyno:
         self.port = free_port()
         path = os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ.get("PATH", os.defpath)])
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        if NODE.exists():
+            inherited["BOKEH_NODEJS_PATH"] = str(NODE)
         self.env = {**inherited, "PATH": path, "VIRTUAL_ENV": sys.prefix, "PORT": str(self.port), **(env or {})}
         self.port = int(self.env["PORT"]) if self.env["PORT"].isdigit() else 0
         self._command = [*(before or []), *(command or ["/bin/sh", "-c", f"exec {procfile_line(folder)}"])]

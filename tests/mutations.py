@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ MUTATIONS = [
              "            return False\n        payload =", "            pass\n        payload =",
              "tests/test_sessions.py -k 'forged or and_no_other'"),
     Mutation("other sites' WebSockets are refused", "bokeh_dyno/start/routing/server.conf.erb",
-             "if ($origin_allowed = 0) { return 403; }", "", "tests/test_routing.py -k origin"),
+             "if ($origin_allowed = 0) { return 403; }", "", "tests/test_routing.py -k another_site"),
     Mutation("one visitor does not freeze what the others use", "config/nginx.conf.erb",
              "limit_conn visitors <%= var 'VISITOR_CONNECTIONS' %>;", "", "tests/test_limits.py -k connections_of_a_visitor"),
     Mutation("an app that ends its worker is off after the third", "bokeh_dyno/bokeh/faults.py",
@@ -89,15 +90,18 @@ def try_one(mutation: Mutation, folder: Path) -> list[str]:
     found[0].write_text(found[0].read_text().replace(mutation.line, mutation.broken))
     command = f"{sys.executable} -m pytest -q -x -n 2 -p no:cacheprovider {mutation.tests}"
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    try:
-        result = subprocess.run(
-            command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return [f"none within {SECONDS} s"]
-    if result.returncode not in (0, 1):
-        raise LookupError(f"pytest ended with {result.returncode}: {result.stdout[-300:]}{result.stderr[-300:]}")
-    return sorted({name.split("::")[1] for name in re.findall(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)})
+    with subprocess.Popen(
+        command, shell=True, cwd=folder, env=env, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise LookupError(f"no result within {SECONDS} s") from None
+    if process.returncode not in (0, 1):
+        raise LookupError(f"pytest ended with {process.returncode}: {output[-600:]}")
+    return sorted(set(re.findall(r"^(?:FAILED|ERROR) [^\s:]+::(\w+)", output, re.MULTILINE)))
 
 
 def main(words: list[str]) -> int:

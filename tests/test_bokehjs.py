@@ -10,7 +10,6 @@ from pathlib import Path
 
 import bokeh
 import bokeh.util.paths
-import playwright
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import Dyno
@@ -189,11 +188,10 @@ curdoc().add_root(Words(words="a model of my own"))
 
 @pytest.fixture
 def with_own_model(project: Path, dyno: MakeDyno) -> MakeDyno:
-    """Return what makes a dyno with an app whose model Bokeh compiles, which takes a Node.js: playwright has one."""
+    """Return what makes a dyno with an app whose model Bokeh compiles, which takes a Node.js."""
     (project / "bokeh_app" / "own").mkdir()
     (project / "bokeh_app" / "own" / "main.py").write_text(OWN_MODEL)
-    node = Path(playwright.__file__).parent / "driver" / "node"
-    return lambda **env: dyno(project, {"BOKEH_NODEJS_PATH": str(node), **env})
+    return lambda **env: dyno(project, env)
 
 
 def test_a_model_of_the_apps_own_is_shown_on_every_page(with_own_model: MakeDyno, page) -> None:

@@ -7,16 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import playwright
 import pytest
-from dyno_under_test import ROOT
+from dyno_under_test import NODE, ROOT
 
 from bokeh_dyno.page import static
 
 FOLDER = Path(static.__file__).parent
-NODE = Path(playwright.__file__).parent / "driver" / "node"  # it comes with what has the browser driven
-if not NODE.exists():
-    NODE = shutil.which("node")
 
 
 def test_the_units(record_property) -> None:
