@@ -14,13 +14,11 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def _folder() -> Path:
@@ -41,8 +39,7 @@ class VersionError(RuntimeError):
     """This version of Bokeh cannot be used; the message says which can."""
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """What is made of private names, and what the site does without where one of them has changed.
 
     A name is "module:name", with what is expected of it: its parameters, separated by spaces; or, with a # before each, the
@@ -193,6 +190,8 @@ def has(use: str) -> bool:
 
 def find(name: str) -> Any:
     """Return what has this name, "module:name"; of a class method, its function."""
+    import inspect  # not at once: the start script asks for the version only
+
     module, _, path = name.partition(":")
     thing = importlib.import_module(module)
     for part in path.split("."):
@@ -210,6 +209,8 @@ def replace(name: str, by: object) -> Any:
 
 
 def _is(name: str, expected: str) -> bool:
+    import inspect
+
     try:
         thing = find(name)
         if expected.startswith("#"):
@@ -220,10 +221,14 @@ def _is(name: str, expected: str) -> bool:
 
 
 def _digest(function: Callable[..., object]) -> str:
+    import inspect
+
     return "#" + hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:8]
 
 
 def _print_table() -> None:
+    import inspect
+
     for use in USES.values():
         for name, expected in use.names.items():
             try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +37,20 @@ class Setting(NamedTuple):
 def _setting(
     default: str, allowed: str, about: str, check: Callable[[str], object], *, secret: bool = False
 ) -> Any:  # what `check` returns, which the annotation of the field says
-    return field(repr=not secret, metadata={"setting": Setting(default, allowed, about, check, secret)})
+    return Setting(default, allowed, about, check, secret)
 
 
-@dataclass(frozen=True)
 class Settings:
-    """The config vars as Python wants them; an attribute has the name of its config var, in lower case."""
+    """The config vars as Python wants them; an attribute has the name of its config var, in lower case. None changes.
+
+    No dataclass: the import of that costs the start script, which has few others, 12 ms and 2 MB.
+    """
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name} is a config var: what it is was said when the process began")
 
     port: int = _setting(
         "5000",
@@ -81,7 +88,7 @@ class Settings:
         "1 redirects http to https (308); the platform's router has to send X-Forwarded-Proto.",
         allowed.switch,
     )
-    run_dir: Path = _setting(  # noqa: RUF009
+    run_dir: Path = _setting(
         "run",
         'a folder name without `"`, `$`, `;`, braces or line breaks, 80 characters at most',
         "Sockets and whatever else lives only as long as the dyno; relative to the project.",
@@ -222,7 +229,7 @@ class Settings:
     )
 
 
-SETTINGS: dict[str, Setting] = {one.name.upper(): one.metadata["setting"] for one in fields(Settings)}
+SETTINGS = {name.upper(): one for name, one in vars(Settings).items() if isinstance(one, Setting)}
 
 
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -241,7 +248,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
             wrong.append(f"{name}={shown} is not allowed: {setting.allowed}")
     if wrong:
         raise SettingsError("\n".join(wrong))
-    values = Settings(**checked)
+    values = Settings(checked)
     if wrong := _contradictions(values):
         raise SettingsError("\n".join(wrong))
     return values
