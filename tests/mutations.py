@@ -32,8 +32,8 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation("nothing is answered before all of it works", "bokeh_dyno/start/dyno.py",
              "        while probes:", "        while False:", "tests/test_start.py -k port_opens_only"),
-    Mutation("no request is lost when the platform stops the dyno", "bokeh_dyno/start/dyno.py",
-             "signal.SIGQUIT)", "signal.SIGTERM)", "tests/test_drain.py -k no_request_is_lost"),
+    Mutation("no request is lost when the platform stops the dyno", "bokeh_dyno/start/processes.py",
+             "            if deafen:", "            if False:", "tests/test_drain.py -k no_request_is_lost"),
     Mutation("WebSockets are told why: 1012", "bokeh_dyno/bokeh/gate.py",
              "handler.close, 1012,", "handler.close, 1000,", "tests/test_drain.py -k no_request_is_lost"),
     Mutation("a reload takes the new routing", "bokeh_dyno/start/dyno.py",
@@ -99,7 +99,7 @@ def try_one(mutation: Mutation, folder: Path) -> list[str]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise LookupError(f"no result within {SECONDS} s") from None
-    if process.returncode not in (0, 1):
+    if process.returncode not in (0, 1, 2):  # 2: stopped at the first
         raise LookupError(f"pytest ended with {process.returncode}: {output[-600:]}")
     return sorted(set(re.findall(r"^(?:FAILED|ERROR) [^\s:]+::(\w+)", output, re.MULTILINE)))
 
