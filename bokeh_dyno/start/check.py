@@ -19,11 +19,26 @@ PACKAGES = ("bokeh", "brotli", "flask", "gunicorn", "honcho", "psutil")
 def main(arguments: list[str]) -> int:
     """Check what a project consists of, or what honcho reads of it (--env): print a line for each error."""
     os.chdir(settings.ROOT)
-    wrong = [f"requirements.txt brings no {name}" for name in missing_packages()]
-    wrong = wrong or wrong_lines(Path(".env")) + wrong_procfile(Path("Procfile"))
-    if wrong := wrong or ([] if arguments == ["--env"] else _problems()):
-        print("".join(f"error: {line}\n" for line in wrong), end="", file=sys.stderr)
+    wrong = _lacking() or wrong_lines(Path(".env")) + wrong_procfile(Path("Procfile"))
+    return _tell(wrong or ([] if arguments == ["--env"] else _problems()))
+
+
+def prepare_static() -> int:
+    """Compress the files that nginx sends, if all packages are there."""
+    if not (wrong := _lacking()):
+        from bokeh_dyno.page import static
+
+        static.prepare()
+    return _tell(wrong)
+
+
+def _tell(wrong: list[str]) -> int:
+    print("".join(f"error: {line}\n" for line in wrong), end="", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _lacking() -> list[str]:
+    return [f"requirements.txt brings no {name}" for name in missing_packages()]
 
 
 def _problems() -> list[str]:
@@ -43,17 +58,6 @@ def _problems() -> list[str]:
 def missing_packages() -> list[str]:
     """Return the packages that the dyno needs and this Python does not have."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-
-
-def prepare_static() -> int:
-    """Compress the files that nginx sends, if all packages are there."""
-    if missing := missing_packages():
-        print(f"error: requirements.txt brings no {', '.join(missing)}", file=sys.stderr)
-        return 1
-    from bokeh_dyno.page import static
-
-    static.prepare()
-    return 0
 
 
 def wrong_procfile(path: Path) -> list[str]:
