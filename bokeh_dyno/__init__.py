@@ -6,16 +6,21 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
 
     start/   what bin/start-nginx runs
         dyno        one run: render, start, wait, open the port, stop
-        processes   those that it starts, and all that they start
+        generations COMMAND of one code after that of another, side by side for a while; generation: one of them
+        processes   those that it starts, and all that they start; memory: whether there is room for more
         nginx       find, render and test nginx's configuration
         port        $PORT, held until the site works
         output      what the start script prints
         check       a project without starting it, and what honcho reads
         init        what a repository with a Flask site needs to be a dyno; project/: the files
+        dev         what bin/dev does; start_script: the dyno below it
+        edits       what has been edited, and what that needs; mistakes: what is wrong with it
+        stream      what open pages hear of it
         routing/    the machinery's parts of config/nginx.conf.erb
     flask/   the `flask` process
         gunicorn    its configuration
         embed       the Flask extension: sessions that Flask mints, Bokeh apps in pages
+        dev         what is different below bin/dev, and with `flask run`
     bokeh/   the `bokeh` process
         __main__    the process: runs every app once, then forks the workers
         options     what `bokeh serve` can be told, and what there is instead
@@ -32,6 +37,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
     page/    what the browser gets
         page.js     the page's script: shows the apps, and brings them back
         connection.js, values.js, scripts.js: its session, what the visitor entered, parts of BokehJS that it loads
+        dev.js      the page's side of bin/dev: edits put in place, errors over the page
         static      BokehJS, and the page's script as one, compressed, for nginx
         needs       scripts and stylesheets that a document needs
     shared/  the ground
@@ -41,8 +47,9 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         tokens      session tokens: made and checked
         balance     which worker a new session goes to
         health      who answers and who does not
-        log         whole lines, and nothing private in them
+        log         whole lines, and nothing private in them; errors: what bin/dev shows of them
         fork        what code leaves behind, which a fork must not share
+        spare       below bin/dev: the next processes, there before they are wanted
         signals     as something to wait for; sigterm: the shield against that one
         buildpack   what is different under the nginx buildpack's start script
         private     every name of Bokeh's own inside that is relied upon

@@ -27,6 +27,10 @@ def main() -> int:
         from bokeh_dyno.start import init
 
         return init.main(arguments) if name == "init" else init.new_app(arguments)
+    if name == "dev":
+        from bokeh_dyno.start import dev
+
+        return dev.main(arguments)
     if name == "check":
         from bokeh_dyno.start import check
 
@@ -37,9 +41,9 @@ def main() -> int:
         print(nginx.ROUTING)
         return 0
     if name == "settings":
-        from bokeh_dyno.shared import settings
+        from bokeh_dyno.start import check
 
-        print(settings.table())
+        print(check.table())
         return 0
     if name in ("-h", "--help", "--version"):
         from bokeh_dyno import __version__
@@ -51,6 +55,7 @@ def main() -> int:
 
 
 USAGE = """usage: bokeh-dyno start [-f] COMMAND...   start COMMAND and, once it answers, nginx on $PORT
+       bokeh-dyno dev [--open]           start it for development: each saved edit is seen on the open page
        bokeh-dyno check [--env]          check the settings, the apps and the routing; --env: what honcho reads
        bokeh-dyno init [--app MODULE:NAME] [--diff]   add what a Flask site lacks to be a dyno; --diff: say what differs
        bokeh-dyno new-app NAME           make a Bokeh app to begin with

@@ -20,6 +20,7 @@ class Request:
     began: float
     ended: float
     outcome: int | str
+    kept: bool  # whether its connection had been used before
 
 
 @dataclass
@@ -29,12 +30,14 @@ class Load:
     dyno: Dyno
     seconds: Sequence[float]
     clients: int
+    longest: float = 60.0
+    refused: int = 0  # clients that have found the port closed, and asked no more
     requests: list[Request] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> Load:
-        """Start the clients; they stop by themselves after a minute."""
+        """Start the clients; they stop by themselves after `longest` seconds."""
         for number in range(self.clients):
             self._threads.append(threading.Thread(target=self._ask, args=(number,)))
             self._threads[-1].start()
@@ -52,7 +55,7 @@ class Load:
         return [request for request in self.requests if request.outcome != 200 and since <= request.began < until]
 
     def _ask(self, number: int) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + self.longest
         connection = None
         for seconds in itertools.cycle(
             self.seconds[number % len(self.seconds) :] + self.seconds[: number % len(self.seconds)]
@@ -60,7 +63,7 @@ class Load:
             if self._over.is_set() or time.monotonic() > end:
                 break
             connection = connection or http.client.HTTPConnection("127.0.0.1", self.dyno.port, timeout=40)
-            path, began = f"/slow/{seconds}", time.monotonic()
+            path, began, kept = f"/slow/{seconds}", time.monotonic(), bool(connection.sock)
             try:
                 connection.request("GET", path, headers={} if number % 2 else {"Connection": "close"})
                 response = connection.getresponse()
@@ -68,11 +71,12 @@ class Load:
                 outcome: int | str = response.status
             except ConnectionRefusedError:
                 connection.close()
+                self.refused += 1
                 break  # the port is closed: nobody was there to accept it
             except (OSError, http.client.HTTPException) as error:
                 outcome = type(error).__name__
                 connection.close()
                 connection = None
-            self.requests.append(Request(path, began, time.monotonic(), outcome))
+            self.requests.append(Request(path, began, time.monotonic(), outcome, kept))
         if connection:
             connection.close()

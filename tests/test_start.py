@@ -423,7 +423,7 @@ def test_a_site_without_any_app_is_told_how_to_add_one(project: Path, dyno: Make
 def test_a_template_that_listens_elsewhere_is_told_and_can_be_stopped(number, project: Path, dyno: MakeDyno) -> None:
     template = project / "config" / "nginx.conf.erb"
     template.write_text(re.sub(r"listen <%.*%>;", "listen unix:elsewhere.sock;", template.read_text()))
-    one = dyno(project, {} if number else {"BOOT_TIMEOUT": "5"}).launch()
+    one = dyno(project, {} if number else {"BOOT_TIMEOUT": "10"}).launch()
     if number:
         wait_for("nginx", lambda: one.find("nginx: master"))  # `nginx -t` makes the socket, too
         assert one.stop(number) == 0

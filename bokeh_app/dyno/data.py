@@ -16,10 +16,14 @@ NAMES = {"bokeh_dyno start": "start script", "honcho": "honcho"}
 
 @dataclass
 class Usage:
-    """One process: cpu in percent of a core, memory in MB (its share of what it shares, where the system tells)."""
+    """One process: cpu in percent of a core, memory in MB (its share of what it shares, where the system tells).
+
+    generation: of the code that it runs; there are several from a `kill -USR2` on until the last page has left the old one.
+    """
 
     pid: int
     name: str
+    generation: str
     cpu: float
     memory: float
     sessions: int
@@ -65,6 +69,7 @@ def _usage(process: psutil.Process) -> Usage | None:
             name, command = process.name(), " ".join(process.cmdline())
             parent = process.parent()
             cpu, memory = process.cpu_percent(), _memory(process)
+            generation = process.environ().get("DYNO_GENERATION", "") if name != "nginx" else ""
         first = parent is None or " ".join(parent.cmdline()) != command
         if "nginx" in name:
             name = "nginx worker" if parent is not None and "nginx" in parent.name() else "nginx master"
@@ -74,10 +79,8 @@ def _usage(process: psutil.Process) -> Usage | None:
             name = "flask master" if first else "flask worker"
         else:
             name = next((own for mark, own in NAMES.items() if mark in command), name)
-        if name != "bokeh worker":
-            return Usage(process.pid, name, cpu, memory, 0)
-        socket, sessions = _socket(process)
-        return Usage(process.pid, f"{name} {socket}", cpu, memory, sessions)
+        socket, sessions = _socket(process) if name == "bokeh worker" else ("", 0)
+        return Usage(process.pid, f"{name} {socket}".rstrip(), generation, cpu, memory, sessions)
     except (psutil.Error, OSError):  # it ended meanwhile
         return None
 

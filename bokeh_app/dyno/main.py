@@ -38,7 +38,14 @@ for plot, name, color in ((cpu, "cpu", "#1f77b4"), (memory, "memory", "#2a7a4b")
 # Widgets
 processes = Div(name="processes", sizing_mode="stretch_width")
 CELL = "style='padding: 2px 10px 2px 0; white-space: nowrap; text-align: {}'"
-COLUMNS = (("process", "left"), ("pid", "right"), ("CPU %", "right"), ("MB", "right"), ("pages", "right"))
+COLUMNS = (
+    ("process", "left"),
+    ("generation", "left"),
+    ("pid", "right"),
+    ("CPU %", "right"),
+    ("MB", "right"),
+    ("pages", "right"),
+)
 
 
 # Callbacks
@@ -62,9 +69,9 @@ def update() -> None:
     rows = [
         row(
             "td",
-            (one.name, str(one.pid), f"{one.cpu:.0f}", f"{one.memory:.0f}", str(one.sessions) if one.sessions else ""),
+            (one.name, one.generation, str(one.pid), f"{one.cpu:.0f}", f"{one.memory:.0f}", str(one.sessions or "")),
         )
-        for one in sample
+        for one in sorted(sample, key=lambda one: one.generation)
     ]
     processes.text = f"<table>{row('th', tuple(name for name, _ in COLUMNS))}{''.join(rows)}</table>"
 

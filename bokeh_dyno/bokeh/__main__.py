@@ -62,7 +62,7 @@ from bokeh_dyno.bokeh.master import Master
 from bokeh_dyno.bokeh.reading import Memory
 from bokeh_dyno.bokeh.worker import Forget, Worker
 from bokeh_dyno.page import needs, static
-from bokeh_dyno.shared import apps, fork, health, private, run_dir, settings
+from bokeh_dyno.shared import apps, errors, fork, health, private, run_dir, settings, spare
 from bokeh_dyno.shared.log import one_line
 from bokeh_dyno.shared.settings import Settings
 
@@ -183,8 +183,9 @@ class Apps:
                 self._faults.suspect(name)
                 failed.append((name, "it ended the whole process, or did not end"))
             elif app.failed:  # it is no Python
+                app.note_error()
                 failed.append((name, one_line(app.error_detail or app.error)))
-            elif self._values.bokeh_warm and private.has("warm"):
+            elif self._values.bokeh_warm and private.has("warm") and not spare.is_known(path, self._run_dir):
                 if app.has_hooks or not may_share:
                     self.for_workers.append(name)
                 elif problem := self._try(app, application, name):
@@ -225,6 +226,7 @@ class Apps:
             asyncio.run(warm.run(application, name, self._values))
         except (Exception, SystemExit):  # a template that cannot be rendered, say
             problem = one_line(traceback.format_exc())
+            errors.note(f"bokeh_app/{name}", traceback.format_exc())
         return one_line(app.error_detail or app.error) if app.failed else problem
 
 
@@ -245,15 +247,17 @@ def main(arguments: list[str]) -> int:
     try:
         values = settings.read()
         serve_options = options.parse(values, arguments)
-        apps.check()
         run_dir.make(values)
         static.link(values.run_dir)
+        spare.wait("bokeh")
+        apps.check()
         (values.run_dir / "bokeh.pid").write_text(str(os.getpid()))
         faults = Faults(apps.names(), values.bokeh_workers, values.run_dir / "workers")
         if line := private.warning(bokeh.__version__):
             print(line, flush=True)
         found = Apps(values, faults, serve_options.args or [])
         found.load()
+        spare.note("bokeh")
         if values.bokeh_warm:
             # Bokeh's checks of each document, which only log, have had their say: they are a tenth of a view's CPU
             os.environ.setdefault("BOKEH_VALIDATE_DOC", "0")

@@ -24,7 +24,7 @@ from bokeh.models.widgets.markups import Div
 from bokeh.server.contexts import BokehSessionContext
 
 from bokeh_dyno.bokeh.faults import AppError, Faults
-from bokeh_dyno.shared import apps, health, private, tokens
+from bokeh_dyno.shared import apps, errors, health, private, tokens
 
 HOOKS = ("app_hooks.py", "server_lifecycle.py")
 log = logging.getLogger(__name__)
@@ -90,12 +90,17 @@ class App(DirectoryHandler):
         if not self._problem:
             self._guard(self._run, doc)
         if self.failed:  # the log says why
+            self.note_error()
             doc.clear()
             doc.template = FILE
             doc.add_root(Div(text="This plot could not be made.", name="dyno-failed"))
         elif not self._has_run:
             self._has_run = True
             health.forget_failure(self._run_dir, apps.name(self._app))
+
+    def note_error(self) -> None:
+        """Note, in development, why this app has failed."""
+        errors.note(f"bokeh_app/{apps.name(self._app)}", self.error_detail or self.error)
 
     def _run(self, doc: Document) -> None:
         self._read()

@@ -20,7 +20,7 @@ from typing import Any
 
 from bokeh.document.document import Document
 
-from bokeh_dyno.shared import balance, private
+from bokeh_dyno.shared import balance, errors, private
 from bokeh_dyno.shared.balance import THREADS
 
 OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
@@ -78,7 +78,13 @@ class Faults:
         try:
             result = function(*arguments)
         except (SystemExit, KeyboardInterrupt) as stop:
+            errors.note(f"bokeh_app/{self.name(app)}", stop)
             raise AppError(f"bokeh_app/{self.name(app)}: {stop!r}") from stop
+        except StopIteration:  # the end of a coroutine
+            raise
+        except Exception as error:
+            errors.note(f"bokeh_app/{self.name(app)}", error)
+            raise
         finally:
             self._running[place] = before
         return self._step_by_step(app, result) if inspect.iscoroutine(result) else result

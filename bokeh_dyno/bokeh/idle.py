@@ -19,6 +19,6 @@ def main() -> int:
     (run_dir / "bokeh.pid").write_text(str(os.getpid()))
     print(f"no worker here: Bokeh is at {', '.join(values.bokeh_upstream)}", flush=True)
     announced = False
-    while not inbox.wait(1.0) & stops and not start_script_is_gone(run_dir):
+    while not inbox.wait(1.0) & stops and not start_script_is_gone():
         announced = announced or buildpack.announce(values)
     return 0

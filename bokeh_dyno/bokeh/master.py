@@ -16,7 +16,7 @@ import psutil
 
 from bokeh_dyno.bokeh import BokehError
 from bokeh_dyno.bokeh.faults import Faults
-from bokeh_dyno.shared import buildpack, health, sigterm
+from bokeh_dyno.shared import buildpack, errors, health, sigterm
 from bokeh_dyno.shared.settings import Settings
 from bokeh_dyno.shared.signals import Inbox, start_script_is_gone
 
@@ -37,7 +37,6 @@ class Master:
         self._ending: tuple[int, str, float] | None = None  # pid, why, and when to kill it
         self._heartbeats = mmap.mmap(-1, 8 * (len(self._deaths) + 1))  # shared with the workers
         self._started: dict[int, float] = {}
-        self._run_dir = values.run_dir
         self._stops = sigterm.stops()
         self._inbox = Inbox(signal.SIGCHLD, signal.SIGUSR1, *self._stops)
 
@@ -53,7 +52,7 @@ class Master:
             while True:
                 announced = announced or buildpack.announce(self._values)
                 signals = self._inbox.wait(1.0)
-                if self._stops & signals or start_script_is_gone(self._run_dir):
+                if self._stops & signals or start_script_is_gone():
                     return
                 if signal.SIGUSR1 in signals:
                     self._signal_all(signal.SIGUSR1)
@@ -107,6 +106,8 @@ class Master:
             if not app and self._deaths[number].too_many():
                 raise BokehError(f"worker {number} {how}; {health.DEATHS} times within {health.DEATHS_SECONDS} s")
             of_app = f"; it ran bokeh_app/{app}" if app else ""
+            if app:
+                errors.note(f"bokeh_app/{app}", f"it has ended its worker, which {how}")
             print(f"worker {number} (pid {pid}) {how}: starting it again{of_app}", flush=True)
             self._start(number)
 

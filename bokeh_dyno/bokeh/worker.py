@@ -40,7 +40,7 @@ from bokeh_dyno.bokeh.gate import Gate, Room
 from bokeh_dyno.bokeh.limits import Limits
 from bokeh_dyno.bokeh.reading import CostlyError
 from bokeh_dyno.bokeh.websocket import WebSocket
-from bokeh_dyno.shared import apps, fork, health, private, settings, sigterm
+from bokeh_dyno.shared import apps, errors, fork, health, private, settings, sigterm
 from bokeh_dyno.shared.log import Discreet, one_line
 from bokeh_dyno.shared.settings import Settings
 
@@ -87,6 +87,7 @@ class Worker(Serve):
         logging.getLogger("tornado.access").setLevel(logging.ERROR)
         for handler in logging.getLogger().handlers:
             handler.setFormatter(Discreet(args.log_format))
+        logging.getLogger("asyncio").addHandler(errors.Handler())
         return self._applications
 
     def customize_kwargs(self, args: argparse.Namespace, server_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +146,7 @@ class Worker(Serve):
                 await warm.run(self._applications[f"/{name}"], name, self._values, is_loaded=True)
             except (Exception, SystemExit):
                 print(f"error: bokeh_app/{name} cannot run: {one_line(traceback.format_exc())}", file=sys.stderr)
+                errors.note(f"bokeh_app/{name}", traceback.format_exc())
         self._gate.is_ready = True
 
 

@@ -20,8 +20,9 @@ from werkzeug.exceptions import RequestURITooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wsgi import ClosingIterator
 
+from bokeh_dyno.flask import dev
 from bokeh_dyno.page import needs, static
-from bokeh_dyno.shared import apps, balance, health, settings, tokens
+from bokeh_dyno.shared import apps, balance, health, run_dir, settings, tokens
 from bokeh_dyno.shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class BokehApps:
         )
         for path in ("/<name>", "/<name>/", "/<name>/autoload.js"):
             app.add_url_rule(self._prefix + path, "bokeh_session", self._session, methods=METHODS)
+        dev.init_app(app, self._prefix)
         # around the site, so that no login or error page of its own comes before the answer
         edge = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
         app.wsgi_app = edge  # type: ignore[method-assign] # as Flask's documentation has it
@@ -109,6 +111,8 @@ class BokehApps:
         """
         if name not in apps.names():
             raise LookupError(f"bokeh_app/ has no app {name!r}")
+        if instead := dev.instead_of(name):
+            return instead
         listed = {key: [value] for key, value in (arguments or {}).items()}
         token = self._mint(name, listed, visitor, self._renews(name))
         needed, later = self._needs(name)
@@ -128,6 +132,8 @@ class BokehApps:
         session_id: str = "",
     ) -> str:
         """Return a token for a session of app `name`: that of `renews` or session_id, or one on the least busy worker."""
+        if renews and tokens.generation_of(renews) in self._ended():
+            renews = ""  # its session has ended, too, and the next one's id says where that is
         if not session_id and not self._settings.bokeh_upstream:
             session_id = tokens.new_id(0 if renews else self._choice.worker(), self._settings.bokeh_workers)
         return tokens.mint(self._settings.bokeh_token_lifetime, arguments, visitor, renews, name, session_id)
@@ -201,6 +207,8 @@ class BokehApps:
             if request.path.removeprefix(self._prefix) in self._auth_urls() or self._settings.bokeh_upstream:
                 return Response(headers={"X-Accel-Redirect": "@bokeh"})
             abort(404)
+        if instead := dev.instead_of(name):
+            return Response(instead)
         if request.method == "OPTIONS":  # Bokeh answers one without an Origin with 500
             return Response(status=204, headers={"Allow": "GET, HEAD, OPTIONS"})
         token = request.args.get("bokeh-token")
@@ -222,6 +230,10 @@ class BokehApps:
         return Response(
             headers={"X-Accel-Redirect": "@bokeh_session", "X-Bokeh-Token": token, "Cache-Control": "no-store"}
         )
+
+    def _ended(self) -> list[str]:
+        """Return the names of this dyno's generations that have ended."""
+        return run_dir.generations(self._run_dir.parent).get("ended", [])
 
     def _auth_urls(self) -> list[str]:
         """Return the addresses of the auth module's own pages, below the prefix: those of its login_url and logout_url."""

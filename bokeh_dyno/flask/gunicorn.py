@@ -11,7 +11,6 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's handler comes later
 
-import contextlib
 import gc
 import mmap
 import os
@@ -23,11 +22,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import flask
+import gunicorn.app.base
 import gunicorn.errors
 import gunicorn.glogging
 import jinja2
 
-from bokeh_dyno.shared import buildpack, fork, health, settings, sigterm
+from bokeh_dyno.flask import dev
+from bokeh_dyno.shared import buildpack, errors, fork, health, settings, sigterm, spare
 from bokeh_dyno.shared.log import Discreet, one_line, print_whole_lines
 from bokeh_dyno.shared.signals import start_script_is_gone
 
@@ -48,10 +49,25 @@ sigterm.disregard()
 def _cannot_run(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     traceback.print_exception(kind, error, trace)
     text = "".join(traceback.format_exception(kind, error, trace))
-    print(f"error: the site cannot run: {one_line(text)}", file=sys.stderr)
+    print(f"error: {(line := f'the site cannot run: {one_line(text)}')}", file=sys.stderr)
+    health.note_broken(_settings.run_dir, "", line)
+    errors.note("site", text)
 
 
 sys.excepthook = _cannot_run  # until the site is imported
+_load = gunicorn.app.base.BaseApplication.wsgi
+
+
+def _load_or_say_why(app: gunicorn.app.base.BaseApplication) -> WSGIApplication:
+    try:
+        return _load(app)
+    except Exception as error:
+        if isinstance(error, RuntimeError) or not app.cfg.preload_app:  # what gunicorn catches
+            _cannot_run(type(error), error, error.__traceback__)
+        raise
+
+
+gunicorn.app.base.BaseApplication.wsgi = _load_or_say_why
 
 # as in bokeh_dyno/bokeh/__main__.py: numpy's threads would fight for the cores, and keep the site from being shared by fork
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -78,6 +94,7 @@ limit_request_field_size = 32768
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
 control_socket_disable = True
 
+spare.wait("flask")
 _before, _began = fork.Before(), time.monotonic()
 _deaths = health.Deaths()
 # shared with the workers: by age, those that end because of max_requests, and the requests that each is answering
@@ -130,13 +147,21 @@ def when_ready(server: Arbiter) -> None:
 
 def _prepare(site: WSGIApplication) -> None:
     """Compile the site's templates and make a token, for the first visitor would wait for both."""
+    spare.note("flask")
     if isinstance(site, flask.Flask):
         bokeh_apps = site.extensions.get("bokeh_apps")
         if not bokeh_apps and "DYNO_PID" in os.environ:  # gunicorn alone may run any site
-            sys.exit("error: the site has no Bokeh apps: give it BokehApps(app), from bokeh_dyno.flask")
+            errors.note("site", lacking := "the site has no Bokeh apps: give it BokehApps(app), from bokeh_dyno.flask")
+            sys.exit(f"error: {lacking}")
         for name in site.jinja_env.list_templates():
-            with contextlib.suppress(jinja2.TemplateError, UnicodeDecodeError):  # told to whoever asks for the page
+            try:
                 site.jinja_env.get_template(name)
+            except (jinja2.TemplateError, UnicodeDecodeError) as error:  # told to whoever asks for the page
+                place = f"{name}, line {error.lineno}," if isinstance(error, jinja2.TemplateSyntaxError) else name
+                line = f"the site's template {place} cannot be compiled: {error}"
+                health.note_broken(_settings.run_dir, name, line)
+                errors.note("site", error)
+        dev.publish(site)
         if bokeh_apps:
             bokeh_apps.warm()
 
@@ -157,7 +182,7 @@ def _stop_with_the_start_script(pid: int) -> None:
     """Stop gunicorn, whose master is `pid`, when the start script was killed; its own parent may live on."""
 
     def watch() -> None:
-        if start_script_is_gone(_settings.run_dir, wait=True):
+        if start_script_is_gone(wait=True):
             os.kill(pid, signal.SIGINT)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -30,6 +30,15 @@ def shared(workers: int, path: Path | None = None) -> memoryview[float]:
     return memoryview(memory).cast("d")
 
 
+def sessions(path: Path, workers: int) -> int:
+    """Return how many sessions the workers of one generation have, those included that have just lost their connection."""
+    try:
+        counts = memoryview(path.read_bytes()).cast("d")[2 * THREADS * (workers + 1) + 1 :]
+    except OSError:  # it has none
+        return 0
+    return int(sum(counts.tolist()))
+
+
 class Choice:
     """Chooses a worker for each new session, in a process of Flask's."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from bokeh_dyno.shared.settings import Settings
 
@@ -114,6 +115,12 @@ def note_failure(run_dir: Path, app: str, problem: str) -> None:
     """Note that an app could not run before the port opened, for /healthz, until it can."""
     (run_dir / "failed").mkdir(exist_ok=True)
     (run_dir / "failed" / app).write_text(problem)
+
+
+def note_broken(run_dir: Path, template: str, line: str) -> None:
+    """Note in a line that the site, or a template of it, cannot run: no generation takes over that has more of these."""
+    (run_dir / "broken").mkdir(exist_ok=True)
+    (run_dir / "broken" / (quote(template, safe="") or "site")).write_text(line)
 
 
 def forget_failure(run_dir: Path, app: str) -> None:

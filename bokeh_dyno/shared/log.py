@@ -9,7 +9,7 @@ import re
 import string
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bokeh_dyno.shared.settings import ROOT
 
@@ -123,11 +123,29 @@ def print_whole_lines() -> None:
 
 def one_line(traceback: str) -> str:
     """Return in one line what a traceback is about, with the last place in it that is the site's own or an app's."""
+    places, what = own_places(traceback), what_of(traceback)
+    return f'File "{places[-1].file}", line {places[-1].line}: {what}' if places else what
+
+
+class Place(NamedTuple):
+    """A place in the sources, and the number of the traceback's line that names it."""
+
+    file: str
+    line: int
+    at: int
+
+
+def own_places(traceback: str) -> list[Place]:
+    """Return the places in a traceback that are the site's own or an app's."""
+    own = re.compile(rf'\s*File "{re.escape(str(ROOT) + os.sep)}(?!bokeh_dyno/|.*/site-packages/)([^"]+)", line (\d+)')
+    found = ((at, own.match(line)) for at, line in enumerate(traceback.strip().splitlines()))
+    return [Place(one[1], int(one[2]), at) for at, one in found if one]
+
+
+def what_of(traceback: str) -> str:
+    """Return in one line what is said below the frames of a traceback."""
     lines = traceback.strip().splitlines()
-    own = re.compile(rf'\s*File "{re.escape(str(ROOT) + os.sep)}(?!bokeh_dyno/|.*/site-packages/)([^"]+", line \d+)')
-    places = [found[1] for line in lines if (found := own.match(line))]
     # it begins behind the last frame, at the margin, and may have several lines
     frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=-1)
     begin = next((number for number in range(frame + 1, len(lines)) if not lines[number].startswith(" ")), -1)
-    what = " ".join(line.strip() for line in lines[begin:] if line.strip())
-    return f'File "{places[-1]}: {what}' if places else what
+    return " ".join(line.strip() for line in lines[begin:] if line.strip())

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
+import secrets
+import shutil
+import string
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from bokeh_dyno.shared.settings import ROOT, Settings, SettingsError
 
@@ -39,12 +46,31 @@ def own(run_dir: Path) -> object:
     lock.truncate(0)
     lock.write(str(os.getpid()))  # for bokeh_dyno.shared.signals.start_script_is_gone
     lock.flush()
-    clean_up(run_dir)  # what a dyno that was killed has left
+    os.environ["DYNO_LOCK"] = os.path.abspath(lock.name)
+    for name in generations(run_dir).get("began", ()):  # what a dyno that was killed has left
+        shutil.rmtree(run_dir / name, ignore_errors=True)
     return lock
 
 
-def clean_up(run_dir: Path) -> None:
-    """Remove what a run of COMMAND has left in the run folder."""
-    for name in ("*.sock", "*.pid", "trying", "auth.json", "workers", "needs/*", "failed/*"):
-        for leftover in run_dir.glob(name):
-            leftover.unlink()
+def new_name(run_dir: Path, taken: Collection[str] = ()) -> str:
+    """Return a name for a generation, and for its folder in RUN_DIR: three letters, as they are in its sessions' ids."""
+    while True:
+        name = "".join(secrets.choice(string.ascii_letters) for _ in range(3))
+        if name not in taken and not (run_dir / name).exists():
+            return name
+
+
+def generations(run_dir: Path) -> dict[str, Any]:
+    """Return how the generations stand, as the start script has written it (bokeh_dyno/start/generations.py)."""
+    try:
+        return json.loads((run_dir / "generations.json").read_text())
+    except (OSError, ValueError):  # there is no start script, or not of ours
+        return {}
+
+
+def write_generations(run_dir: Path, state: Mapping[str, object]) -> None:
+    """Write that down, or leave what is there where it cannot be written."""
+    with contextlib.suppress(OSError):
+        fresh = run_dir / "generations.new"
+        fresh.write_text(json.dumps(state))
+        os.replace(fresh, run_dir / "generations.json")

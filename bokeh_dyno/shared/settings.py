@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bokeh_dyno.shared import allowed
 
 # the project that is served: the folder with config/, bokeh_app/ and the Procfiles
-ROOT = Path(os.environ.get("DYNO_ROOT") or ".").resolve()
+ROOT = Path(os.path.abspath(os.environ.get("DYNO_ROOT") or "."))  # which may be a link to what is there now
 
 
 class SettingsError(ValueError):
@@ -105,6 +105,12 @@ class Settings:
         "0 or 1",
         "1 runs each app once before the port opens: no visitor waits for imports, and one that fails is named.",
         allowed.switch,
+    )
+    generation_lifetime: int = _setting(
+        "3600",
+        "seconds, 0 to 86400",
+        "How long pages may stay with the generation that SIGUSR2 has replaced; then they come over, with their values.",
+        allowed.whole(0, 86400),
     )
     bokeh_hang_timeout: int = _setting(
         "60",
@@ -235,6 +241,7 @@ SETTINGS = {name.upper(): one for name, one in vars(Settings).items() if isinsta
 def read(environ: Mapping[str, str] = os.environ) -> Settings:
     """Check every config var in `environ` and return their values; an empty one counts as not set.
 
+    In a process of a generation (DYNO_GENERATION, bokeh_dyno/start/generation.py) run_dir is the folder of that one.
     Raises SettingsError with a line for each wrong one.
     """
     checked: dict[str, Any] = {}
@@ -248,6 +255,8 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
             wrong.append(f"{name}={shown} is not allowed: {setting.allowed}")
     if wrong:
         raise SettingsError("\n".join(wrong))
+    if generation := environ.get("DYNO_GENERATION"):
+        checked["run_dir"] /= generation
     values = Settings(checked)
     if wrong := _contradictions(values):
         raise SettingsError("\n".join(wrong))
@@ -273,21 +282,3 @@ def complete(environ: MutableMapping[str, str] = os.environ) -> None:
         if text := environ.pop(name, "") or setting.default:
             environ[name] = text
     environ["BOKEH_SIGN_SESSIONS"] = "yes"  # for pull_session() in a view; read when Bokeh is imported
-
-
-def misspelled(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return a line for each name in `environ` that is nearly, but not quite, that of a config var."""
-    import difflib
-
-    # Bokeh's own BOKEH_LOG_LEVEL is this near to BOKEH_PY_LOG_LEVEL: 0.91
-    near = {name: difflib.get_close_matches(name, SETTINGS, 1, 0.93) for name in environ if name not in SETTINGS}
-    return [f"{name} is no config var: {found[0]} is" for name, found in near.items() if found]
-
-
-def table() -> str:
-    """Return the README's table of settings, in Markdown."""
-    rows = ["| config var | default | allowed | what it does |", "|---|---|---|---|"]
-    for name, setting in SETTINGS.items():
-        default = f"`{setting.default}`" if setting.default else "not set"
-        rows.append(f"| `{name}` | {default} | {setting.allowed} | {setting.about} |")
-    return "\n".join(rows)

@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import sys
-from pathlib import Path
 
 
 class Inbox:
@@ -39,14 +38,14 @@ class Inbox:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def start_script_is_gone(run_dir: Path, wait: bool = False) -> bool:
-    """Return whether the start script is gone, whose lock on RUN_DIR/lock lives as long as it does.
+def start_script_is_gone(wait: bool = False) -> bool:
+    """Return whether the start script is gone, whose lock on RUN_DIR/lock (DYNO_LOCK) lives as long as it does.
 
     With wait, return only then. Without a start script of ours (DYNO_PID is not set) it is never gone.
     """
     if "DYNO_PID" not in os.environ:
         return False
-    with open(run_dir / "lock") as lock:
+    with open(os.environ["DYNO_LOCK"]) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

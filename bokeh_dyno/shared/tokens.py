@@ -73,14 +73,27 @@ def mint(
 
 
 def new_id(worker: int = 0, workers: int = 1) -> str:
-    """Return a signed id for a session; with worker, from 1, one by which nginx chooses that of so many."""
+    """Return a signed id for a session; with worker, from 1, one by which nginx chooses that of so many.
+
+    The generation of this process is in it, too: three of its characters are six bits each of four of the token's, which
+    nginx sees ($bokeh in bokeh_dyno/start/routing/http.conf.erb).
+    """
     key = os.environ["BOKEH_SECRET_KEY"].encode()
     if not private.has("ids"):
         return generate_session_id(secret_key=key, signed=True)
+    generation = os.environ.get("DYNO_GENERATION", "")
     while True:
         name = OURS + secrets.token_urlsafe(32)  # 44 characters, as Bokeh's
+        if generation:
+            name = f"{name[:2]}{generation}{name[5:]}"
         if worker == 0 or worker_of(name, workers) == worker:
             return f"{name}.{bokeh_token._signature(name, key)}"
+
+
+def generation_of(token: str) -> str:
+    """Return the name of the generation that the session of `token` was made for, here or on another dyno."""
+    session_id = get_session_id(token)
+    return session_id[2:5] if session_id.startswith(OURS) else ""
 
 
 def worker_of(session_id: str, workers: int) -> int:

@@ -6,9 +6,11 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from bokeh_dyno.shared import apps, run_dir, settings
+from bokeh_dyno.shared.settings import SETTINGS
 from bokeh_dyno.start import nginx
 
 LINE = "web: bin/start-nginx honcho start -e /dev/null -f Procfile.dyno"
@@ -111,3 +113,21 @@ def _wrong(line: str) -> str | None:
     except ValueError:
         return 'a quote is not closed; a value with one in it goes into double quotes: NAME="it\'s"'
     return "write NAME=value, without `export` and `:`"
+
+
+def misspelled(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a line for each name in `environ` that is nearly, but not quite, that of a config var."""
+    import difflib
+
+    # Bokeh's own BOKEH_LOG_LEVEL is this near to BOKEH_PY_LOG_LEVEL: 0.91
+    near = {name: difflib.get_close_matches(name, SETTINGS, 1, 0.93) for name in environ if name not in SETTINGS}
+    return [f"{name} is no config var: {found[0]} is" for name, found in near.items() if found]
+
+
+def table() -> str:
+    """Return the README's table of settings, in Markdown."""
+    rows = ["| config var | default | allowed | what it does |", "|---|---|---|---|"]
+    for name, setting in SETTINGS.items():
+        default = f"`{setting.default}`" if setting.default else "not set"
+        rows.append(f"| `{name}` | {default} | {setting.allowed} | {setting.about} |")
+    return "\n".join(rows)

@@ -11,25 +11,22 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable
 
 from bokeh_dyno import __version__
-from bokeh_dyno.shared import apps, health, run_dir, settings, sigterm
+from bokeh_dyno.shared import apps, run_dir, settings, sigterm
 from bokeh_dyno.shared.signals import Inbox, adopt_orphans
 from bokeh_dyno.start import check, nginx, port
-from bokeh_dyno.start.output import copy_log, say
+from bokeh_dyno.start.output import notify, say
 
 USAGE = "usage: bin/start-nginx [-f] COMMAND...   (-f: open the port at once, without waiting for COMMAND to answer)"
 # The platform kills 30 s after SIGTERM. LINGER: its router may hand over requests for a moment more; DRAIN: what is in
-# flight; STOP: the backends. The rest is to spare.
+# flight; STOP (bokeh_dyno/start/generations.py): the backends. The rest is to spare.
 LINGER_SECONDS = 1.0
 DRAIN_SECONDS = 21.0
-STOP_SECONDS = 4.0
-# the part of BOOT_TIMEOUT that one app may take, until the others are served without it
-LONGEST_TRY = 0.5
+UNSERVED_SECONDS = 4.0  # in the place of DRAIN, when something has failed
 
 
 class StartError(RuntimeError):
@@ -42,15 +39,17 @@ class Dyno:
     def __init__(self, command: list[str], wait: bool) -> None:
         self._command = command
         self._wait = wait
-        self._linger, self._drain = 0.0, STOP_SECONDS
+        self._linger, self._drain = 0.0, UNSERVED_SECONDS
+        self._later: set[int] = set()  # signals for when the site is served
 
     def run(self) -> int:
         """Run until something stops; return the exit code. Raises StartError and the like before anything is left."""
         self._began = time.monotonic()
         self._settings = settings.read()
         settings.complete()
-        self._nginx = nginx.find()
-        os.environ["NGINX_VERSION"] = nginx.version(self._nginx)
+        self._run_dir = self._settings.run_dir
+        self._nginx = nginx.Nginx(self._run_dir)
+        os.environ["NGINX_VERSION"] = self._nginx.version
         apps.check()
         if missing := check.missing_packages():
             raise StartError(f"Python has no package {', '.join(missing)} ({sys.executable}): run bin/setup")
@@ -58,11 +57,14 @@ class Dyno:
             raise StartError(f"COMMAND {self._command[0]!r} is not to be found: run bin/setup, or check the Procfile")
         self._held_port = port.hold(self._settings.port)
         run_dir.make(self._settings)
-        self._run_dir = self._settings.run_dir
-        self._conf = self._run_dir / "nginx.conf"
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # what begins now is new enough, and it would end this process
         self._lock = run_dir.own(self._run_dir)
-        erb = nginx.rendering()  # takes a tenth of a second, in which the next steps are done
-        for line in settings.misspelled():
+        name = run_dir.new_name(self._run_dir)
+        first = f"{name}:{self._settings.bokeh_workers}"
+        erb = nginx.rendering(
+            {**os.environ, "DYNO_GENERATIONS": first}
+        )  # a tenth of a second, in which the next steps are done
+        for line in check.misspelled():
             say(f"warning: {line}")
         os.environ["DYNO_PID"] = str(os.getpid())
         # honcho would write the end of each line by itself; see bokeh_dyno/shared/log.py
@@ -74,7 +76,8 @@ class Dyno:
         if not shield:
             say(f"no shield against SIGTERM ({reason}): a platform that sends it to all processes may cut requests off")
         from bokeh_dyno.shared import private  # its imports take as long as those before it, here beside erb
-        from bokeh_dyno.start.processes import Processes  # it needs psutil, one of the packages that are checked
+        from bokeh_dyno.start.generations import Generations  # psutil is one of the packages that are checked
+        from bokeh_dyno.start.processes import Children
 
         try:
             private.check_version()
@@ -82,170 +85,117 @@ class Dyno:
             raise StartError(f"{error} and run bin/setup") from error
         allow_open_files()
         adopt_orphans()
-        self._take(erb)
-        self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-        self._processes = Processes(self._run_dir, self._inbox, shield)
+        self._nginx.take(erb)
+        self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+        self._children = Children(self._inbox)
+        self._generations = Generations(name, self._command, self._run_dir, self._nginx, self._children)
         try:
-            self._start_command()
+            say(f"bokeh-dyno {__version__}: starting {' '.join(self._command)} (generation {name})")
+            self._generations.start()
             if self._wait and (code := self._until_ready()) is not None:
                 return code
-            if (code := self._start_nginx()) is not None:
+            if (code := self._start_nginx(shield)) is not None:
                 return code
             return self._until_something_stops()
         finally:
             self._stop()
 
-    def _start_command(self) -> None:
-        say(f"bokeh-dyno {__version__}: starting {' '.join(self._command)}")
-        self._processes.start("COMMAND", self._command)
+    def _until_ready(self) -> int | None:
+        """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
+        from bokeh_dyno.start.generation import GenerationError
 
-    def _start_without(self, app: str, why: str) -> None:
-        """Start COMMAND again, with an app not tried before it is opened that has kept the others from being served."""
-        say(f"error: bokeh_app/{app} cannot run: it {why}; starting again without trying it")
-        self._processes.kill()
-        self._processes.wait_for(None, STOP_SECONDS)
-        self._processes.forget()
-        run_dir.clean_up(self._run_dir)
-        os.environ["DYNO_SUSPECT"] = ",".join(filter(None, [os.environ.get("DYNO_SUSPECT"), app]))
-        self._start_command()
+        first = self._generations.serving
+        while True:
+            signals = self._inbox.wait(0.02)
+            if signals & {signal.SIGTERM, signal.SIGINT}:
+                # nobody is served yet, and Python interrupted in an import prints a traceback
+                first.kill()
+                return 0
+            try:
+                if first.answers():
+                    return None
+            except GenerationError as error:
+                if error.code is None:
+                    first.kill()  # the platform's patience ends 5 s later
+                    raise StartError(str(error)) from error
+                return self._report(error.code, str(error))
+            self._later |= signals & {signal.SIGUSR2}
+            self._hear(signals - self._later)
 
-    def _take(self, erb: subprocess.Popen) -> None:
-        """Make what erb renders nginx's configuration, once nginx has tested it; what fails leaves that as it is."""
-        fresh = self._conf.with_suffix(".new")
-        nginx.rendered(erb, fresh)
-        if line := nginx.warning(fresh):
-            say(f"warning: {line}")
-        nginx.test(self._nginx, fresh)
-        os.replace(fresh, self._conf)
-
-    def _start_nginx(self) -> int | None:
+    def _start_nginx(self, shield: Callable[[], None] | None) -> int | None:
         """Start nginx and wait until it listens. Returns an exit code when it, or COMMAND, ended before that."""
-        command = nginx.command(self._nginx, self._conf)
         self._held_port.close()
-        process = self._processes.start(
-            "nginx", command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
+        self._nginx.start(self._children, shield)
         number = self._settings.port
-        end, signals = time.monotonic() + self._settings.boot_timeout, set()
+        end, signals = time.monotonic() + self._settings.boot_timeout, self._later
         while not port.listens(number):
             signals |= self._inbox.wait(0.01)
             if signals & {signal.SIGTERM, signal.SIGINT}:
                 return 0
-            if ended := self._processes.reap():
-                return self._report(*ended)
+            self._children.reap()
+            for name, code in self._children.ended.items():
+                what = " ".join(self._command) if name == self._generations.serving.name else name
+                return self._report(code, f"{what} ended with code {code}")
             if time.monotonic() > end:
                 raise StartError(
                     f"nginx does not listen on PORT={number}: config/nginx.conf.erb has it listen elsewhere"
                 )
-        if signal.SIGHUP in signals:  # nginx hears it only now
-            self._reload()
         say(f"ready after {time.monotonic() - self._began:.1f} s: http://localhost:{number}")
-        return None
-
-    def _until_ready(self) -> int | None:
-        """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
-        end = time.monotonic() + self._settings.boot_timeout
-        probes = health.probes(self._settings, apps.names()[0])
-        while probes:
-            left = end - time.monotonic()
-            if left <= 0:
-                names = ", ".join(name for name, _, _ in probes)
-                error = f"no answer from {names} within {self._settings.boot_timeout} s (BOOT_TIMEOUT)"
-                error += f": bokeh_app/{self._tried()}/main.py still runs" if self._tried() else ""
-                self._processes.kill()  # the platform's patience ends 5 s later
-                raise StartError(error)
-            signals = self._inbox.wait(0.02)
-            if signals & {signal.SIGTERM, signal.SIGINT}:
-                # nobody is served yet, and Python interrupted in an import prints a traceback
-                self._processes.kill()
-                return 0
-            if ended := self._processes.reap():
-                return self._report(*ended)
-            if signal.SIGHUP in signals:
-                self._reload()
-            if gone := self._processes.gone():
-                if gone == "bokeh" and (app := self._tried()):
-                    self._start_without(app, "ends the whole process")
-                    continue
-                return self._report_gone(gone)
-            if self._tried(LONGEST_TRY * self._settings.boot_timeout):
-                self._start_without(self._tried(), f"still runs after {LONGEST_TRY:.0%} of BOOT_TIMEOUT")
-            probes = health.missing(probes, health.silent(probes, min(left, health.DEADLINE)), self._settings)
+        notify("READY=1")
+        self._hear(signals)  # nginx hears it only now
         return None
 
     def _until_something_stops(self) -> int:
+        from bokeh_dyno.start.generation import GenerationError
+
         told = None
         while True:
-            try:
-                if gone := self._processes.gone():
-                    return self._report_gone(gone)
-                told = None
-            except OSError as error:  # no more files, no more memory: that may pass, and the site still serves
-                if told != (told := str(error)):
-                    say(f"error: the processes cannot be watched: {error}")
-            signals = self._inbox.wait(1.0)
+            signals = self._inbox.wait(0.02 if self._generations.is_busy() else 1.0)
             if signals & {signal.SIGTERM, signal.SIGINT}:  # first: without the shield, COMMAND ends at the same moment
                 self._linger = LINGER_SECONDS if signal.SIGTERM in signals else 0.0
                 self._drain = DRAIN_SECONDS
                 say(f"{'SIGTERM' if signal.SIGTERM in signals else 'SIGINT'} received: stopping")
                 return 0
-            if ended := self._processes.reap():
-                return self._report(*ended)
-            if signal.SIGHUP in signals:
-                self._reload()
+            self._children.reap()
+            if (code := self._children.ended.get("nginx")) is not None:
+                return self._report(code, f"nginx ended with code {code}")
+            self._hear(signals)
+            try:
+                self._generations.step()
+                told = None
+            except GenerationError as error:
+                return self._report(error.code or 0, str(error))
+            except OSError as error:  # no more files, no more memory: that may pass, and the site still serves
+                if told != (told := str(error)):
+                    say(f"error: the processes cannot be watched: {error}")
 
-    def _report_gone(self, name: str) -> int:
-        say(f"{name} or its parent is gone: stopping the dyno")
-        return 1
+    def _hear(self, signals: set[int]) -> None:
+        """Do what signals ask for that do not stop the dyno."""
+        if signal.SIGHUP in signals:
+            self._generations.reload_routing()
+        if signal.SIGUSR2 in signals:
+            self._generations.replace()
 
-    def _tried(self, seconds: float = 0.0) -> str:
-        """Return the name of the app that the `bokeh` process is trying, or was when it ended, for so long; else nothing."""
-        with contextlib.suppress(OSError):
-            trying = self._run_dir / "trying"
-            return trying.read_text() if time.time() - trying.stat().st_mtime >= seconds else ""
-        return ""
-
-    def _report(self, name: str, code: int) -> int:
-        what = " ".join(self._command) if name == "COMMAND" else name
-        say(f"{what} ended with code {code}: stopping the dyno")
+    def _report(self, code: int, what: str) -> int:
+        say(f"{what}: stopping the dyno")
         return code
-
-    def _reload(self) -> None:
-        try:
-            self._take(nginx.rendering())
-        except (nginx.NginxError, OSError) as error:
-            say(f"error: {error}; nginx goes on with the configuration it has")
-            return
-        if pid := self._processes.pid("nginx"):
-            os.kill(pid, signal.SIGHUP)
-        say("nginx reloads its configuration" if pid else "nginx will start with the new configuration")
 
     def _stop(self) -> None:
         """End everything below this process: nginx when it has answered what is in flight, then the backends."""
-        if nginx_pid := self._processes.pid("nginx"):
-            self._processes.wait_for("nginx", self._linger)
+        if nginx_pid := self._nginx.pid():
+            self._children.wait_for("nginx", self._linger)
             with contextlib.suppress(ProcessLookupError):  # without the shield it heard SIGTERM too
                 os.kill(nginx_pid, signal.SIGQUIT)
             began = time.monotonic()
             # not before the port is closed: a page that is told to come back would find this dyno once more
             while port.listens(self._settings.port) and time.monotonic() < began + LINGER_SECONDS:
                 self._inbox.wait(0.01)
-            self._close_websockets()
-            if not self._processes.wait_for("nginx", began + self._drain - time.monotonic()):
+            self._generations.close_websockets()
+            if not self._children.wait_for("nginx", began + self._drain - time.monotonic()):
                 say(f"nginx still had requests after {self._drain:.0f} s: ending them")
                 os.kill(nginx_pid, signal.SIGKILL)
-        self._processes.interrupt()
-        if not self._processes.wait_for(None, STOP_SECONDS):
-            killed = self._processes.kill()
-            say(f"killed what had not stopped within {STOP_SECONDS:.0f} s: {', '.join(killed)}")
-            self._processes.wait_for(None, STOP_SECONDS)
-
-    def _close_websockets(self) -> None:
-        """Tell the Bokeh workers; nginx, which is told to finish, would wait for every open page otherwise."""
-        if bokeh := self._processes.masters().get("bokeh"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(bokeh, signal.SIGUSR1)
+        if killed := [*self._generations.stop(), *self._children.kill()]:
+            say(f"killed what had not stopped in time: {', '.join(killed)}")
 
 
 def allow_open_files() -> None:

@@ -7,16 +7,28 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bokeh_dyno.shared.settings import ROOT
 from bokeh_dyno.shared.signals import die_with_parent
+from bokeh_dyno.start.output import copy_log, say
+
+if TYPE_CHECKING:
+    import psutil
+
+    from bokeh_dyno.start.generation import Generation
+    from bokeh_dyno.start.processes import Children
 
 TEMPLATE = ROOT / "config" / "nginx.conf.erb"
 ROUTING = Path(__file__).parent / "routing" / "routing.rb"
 # Debian puts nginx where an ordinary user's PATH does not look
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/usr/local/bin")
 ERB_SECONDS = 10
+RELOAD_SECONDS = 5  # until nginx has other workers
 # nginx looks for a relative path of these from the folder of the rendered file; for other directives', from the project
 FROM_THERE = re.compile(
     r"(?:^|(?<=[\s;{]))(?:auth_basic_user_file|include|(?:proxy_)?ssl_\w*(?:certificate|certificate_key|password_file|dhparam|crl))"
@@ -31,6 +43,94 @@ class NginxError(RuntimeError):
 
 class NotInstalledError(NginxError):
     """nginx or erb is missing."""
+
+
+class Nginx:
+    """nginx of this dyno, and the configuration that it goes by."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Find it; run_dir is RUN_DIR. Raises NginxError when there is none that runs."""
+        self._path = find()
+        self.version = version(self._path)
+        self.conf = run_dir / "nginx.conf"
+        self._children: Children | None = None
+
+    def take(self, erb: subprocess.Popen) -> None:
+        """Make what erb renders the configuration, once nginx has tested it; what fails leaves that as it is.
+
+        Raises NginxError.
+        """
+        fresh = self.conf.with_suffix(".new")
+        rendered(erb, fresh)
+        if line := warning(fresh):
+            say(f"warning: {line}")
+        test(self._path, fresh)
+        os.replace(fresh, self.conf)
+
+    def start(self, children: Children, shield: Callable[[], None] | None) -> None:
+        """Start it, and copy its log."""
+        self._children = children
+        process = children.start(
+            "nginx", command(self._path, self.conf), shield,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
+
+    def pid(self) -> int | None:
+        """Return its pid, None when it does not run."""
+        return self._children.pid("nginx") if self._children else None
+
+    def workers(self) -> set[psutil.Process]:
+        """Return its workers, those included that only finish what they have."""
+        import psutil
+
+        return set(psutil.Process(pid).children()) if (pid := self.pid()) else set()
+
+    def reload(self, environ: Mapping[str, str], generations: Sequence[Generation]) -> None:
+        """Render anew with the config vars of environ, leading to the first of generations and to the sessions of the others.
+
+        When nginx runs, it has taken that on return. Raises NginxError when not: it goes on with what it had.
+        """
+        listed = ",".join(f"{one.name}:{one.values.bokeh_workers}" for one in generations)
+        before = self.conf.read_text()
+        self.take(rendering({**environ, "DYNO_GENERATIONS": listed}))
+        self._hang_up(before)
+
+    def forget(self, generation: str) -> None:
+        """Lead the sessions of a generation that is about to end to the one that serves.
+
+        Nothing is rendered for it: nobody has said that what is being edited is to count. Raises NginxError.
+        """
+        before = self.conf.read_text()
+        lines = [line for line in before.splitlines(keepends=True) if not line.endswith(f" bokeh_{generation};\n")]
+        self.conf.write_text("".join(lines))
+        self._hang_up(before)
+
+    def _hang_up(self, before: str) -> None:
+        """Have nginx read its configuration, which was `before`, and wait until it goes by it."""
+        if not (pid := self.pid()):
+            return
+        workers = self.workers()
+        os.kill(pid, signal.SIGHUP)
+        end = time.monotonic() + RELOAD_SECONDS
+        while not self.workers() - workers:
+            if time.monotonic() > end:
+                self.conf.write_text(before)
+                raise NginxError("nginx does not take the configuration, and its log says why")
+            time.sleep(0.01)
+        # a tenth of a second later it tells the workers from before, which accept connections until they hear it
+        while any(map(_accepts, workers)) and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def _accepts(worker: psutil.Process) -> bool:
+    """Return whether an nginx worker still accepts connections: one that does not calls itself otherwise."""
+    import psutil
+
+    try:
+        return "shutting down" not in " ".join(worker.cmdline())
+    except psutil.Error:
+        return False
 
 
 def find() -> str:
@@ -60,8 +160,10 @@ def version(nginx: str) -> str:
     raise NginxError(f"{nginx} does not run: {result.stderr.strip().splitlines()[:1]}")
 
 
-def rendering() -> subprocess.Popen:
-    """Start the real erb on config/nginx.conf.erb; `rendered` takes the result. Raises NotInstalledError without erb.
+def rendering(environ: Mapping[str, str] = os.environ) -> subprocess.Popen:
+    """Start the real erb on config/nginx.conf.erb, with the config vars of environ; `rendered` takes the result.
+
+    Raises NotInstalledError without erb.
 
     Raises NginxError without the template.
     """
@@ -73,7 +175,7 @@ def rendering() -> subprocess.Popen:
     return subprocess.Popen(
         [erb, str(TEMPLATE)],
         cwd=ROOT,
-        env={**os.environ, "DYNO_ROUTING": str(ROUTING)},
+        env={**environ, "DYNO_ROUTING": str(ROUTING)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

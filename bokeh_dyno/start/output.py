@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import sys
 import time
 from typing import IO
@@ -31,3 +33,10 @@ def copy_log(pipe: IO[bytes]) -> None:
             lines = (line[:MAX_LINE].decode(errors="replace") for line in text.split(b"\n"))
             say("\n".join(re.sub(r"\?[^\s\"]*", "?…", line) for line in lines), "nginx")
         time.sleep(0.01)  # waking up for each line alone would cost a request more than nginx itself does
+
+
+def notify(state: str) -> None:
+    """Tell systemd how it stands, where that has started us and wants to know (Type=notify, sd_notify(3))."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as system:
+            system.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)

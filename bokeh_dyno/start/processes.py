@@ -13,62 +13,87 @@ from typing import Any
 
 import psutil
 
-from bokeh_dyno.shared import sigterm
 from bokeh_dyno.shared.signals import Inbox, die_with_parent
 
+KILL_SECONDS = 5.0  # until what was killed is gone, unless the system holds it
 
-class Processes:
-    """COMMAND and nginx, by these names, and all that COMMAND starts."""
 
-    def __init__(self, run_dir: Path, inbox: Inbox, shield: Callable[[], None] | None) -> None:
-        self._run_dir = run_dir
-        self._inbox = inbox
-        self._shield = shield
+class Children:
+    """What the start script itself has started, by name: nginx, and COMMAND of each generation."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+        self.ended: dict[str, int] = {}  # exit codes, by name, until somebody takes them
         self._pids: dict[int, str] = {}
-        self._began = self._looked = time.monotonic()
-        self._of_procfile: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
-    def start(self, name: str, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a child, deaf to SIGTERM; options are those of Popen. It ends when this process is killed.
+    def start(
+        self, name: str, command: list[str], shield: Callable[[], None] | None, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a child, deaf to SIGTERM by what `shield` does in it; options are those of Popen.
 
-        It gets a session of its own: Ctrl-C in a terminal reaches this process only, and this one stops the others in
-        order.
+        It ends when this process is killed, and gets a session of its own: Ctrl-C in a terminal reaches this process only,
+        and this one stops the others in order.
         """
-        deafen = self._shield if name == "nginx" else sigterm.block
 
         def in_child() -> None:
             die_with_parent()
-            if deafen:
-                deafen()
+            if shield:
+                shield()
 
         process = subprocess.Popen(command, start_new_session=True, preexec_fn=in_child, **options)
         process.returncode = 0  # reaped below, with the orphans; Popen would wait for it a second time
         self._pids[process.pid] = name
         return process
 
-    def forget(self) -> None:
-        """Begin anew: what there was has been killed."""
-        self._began = self._looked = time.monotonic()
-        self._pids.clear()
-        self._of_procfile.clear()
-
     def pid(self, name: str) -> int | None:
         """Return the pid of a child, None when it has ended or never was."""
         return next((pid for pid, what in self._pids.items() if what == name), None)
 
-    def reap(self) -> tuple[str, int] | None:
-        """Collect ended children and orphans; return (name, exit code) of COMMAND or nginx when it is among them."""
-        ended = None
+    def reap(self) -> None:
+        """Collect ended children and orphans; those that have a name are then in `ended`."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return ended
+                return
             if pid == 0:
-                return ended
+                return
             if name := self._pids.pop(pid, None):
                 code = os.waitstatus_to_exitcode(status)
-                ended = ended or (name, code if code >= 0 else 128 - code)
+                self.ended[name] = code if code >= 0 else 128 - code
+
+    def wait_for(self, name: str, seconds: float) -> bool:
+        """Wait until child `name` is gone; return whether it is."""
+        end = time.monotonic() + seconds
+        while self.pid(name):
+            if time.monotonic() > end:
+                return False
+            self.reap()
+            if self.pid(name):
+                self.inbox.wait(0.05)
+        return True
+
+    def orphans(self) -> list[psutil.Process]:
+        """Return the processes that this one has adopted: whoever started them has ended."""
+        return [child for child in _alive(psutil.Process().children()) if child.pid not in self._pids]
+
+    def kill(self) -> list[str]:
+        """Kill whatever is left below this process, and return the name and pid of each."""
+        rest = _children(os.getpid())
+        _signal_all(signal.SIGKILL, rest)
+        psutil.wait_procs(rest, KILL_SECONDS)
+        return [_name(process) for process in rest]
+
+
+class Tree:
+    """COMMAND of one generation, and all that it starts, which is known by the DYNO_GENERATION in its environment."""
+
+    def __init__(self, name: str, run_dir: Path, children: Children) -> None:
+        self._name = name
+        self._run_dir = run_dir
+        self._all = children
+        self._began = self._looked = time.monotonic()
+        self._of_procfile: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
     def masters(self) -> dict[str, int]:
         """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
@@ -78,7 +103,7 @@ class Processes:
                 pids[file.stem] = int(file.read_text())
         return pids
 
-    def gone(self) -> str | None:
+    def gone(self, is_served: bool) -> str | None:
         """Return the name of a process of the Procfile (flask, bokeh, clock) that is gone, or its parent.
 
         honcho notices the first, but then stops the others with SIGTERM, to which they are deaf, and kills them 5 s
@@ -92,7 +117,7 @@ class Processes:
             self._looked = now
             self._find_others()
         lost = [name for pid, (name, parent) in self._of_procfile.items() if not parent or _parent(pid) != parent]
-        if lost and not self.pid("nginx"):  # one may have ended too soon to be seen: honcho kills the other 5 s later
+        if lost and not is_served:  # one may have ended too soon to be seen: honcho kills the other 5 s later
             self._find_others()
             seen = [name for name, _ in self._of_procfile.values()]
             lost = [name for name in ("flask", "bokeh") if name not in seen] or lost
@@ -100,56 +125,85 @@ class Processes:
 
     def _find_others(self) -> None:
         """Add what the Procfile runs beside Flask and Bokeh, which honcho names in its environment."""
-        for process in self._below(self.pid("COMMAND")):
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):  # it ended meanwhile
                 name, parent = _procfile_name(process), psutil.Process(process.ppid())
                 if name and name != _procfile_name(parent):
                     self._of_procfile.setdefault(process.pid, (name, parent.pid))
 
-    def wait_for(self, name: str | None, seconds: float) -> bool:
-        """Wait until child `name`, or every process below this one, is gone; return whether it is.
-
-        Of all, those are told to end whose parent has ended: a pool of processes of an app, say.
-        """
-        end = time.monotonic() + seconds
-        while True:
-            self.reap()
-            if not name:
-                orphans = [process for process in self._below() if _parent(process.pid) == os.getpid()]
-                _signal_all(signal.SIGTERM, [process for process in orphans if process.pid not in self._pids])
-            if not (self.pid(name) if name else self._below()):
-                return True
-            if time.monotonic() > end:
-                return False
-            self._inbox.wait(0.05)
-
     def interrupt(self) -> None:
-        """Send SIGINT to all but the workers, which their masters stop: one of gunicorn's may hang when told twice."""
-        processes = self._below()
+        """Have all of it end in order: SIGINT to all but the workers, which their masters stop.
+
+        One of gunicorn's may hang when told twice.
+        """
+        processes = self.processes()
         masters = set(self.masters().values())
-        workers = {child.pid for process in processes if process.pid in masters for child in self._below(process.pid)}
+        workers = {child.pid for process in processes if process.pid in masters for child in _children(process.pid)}
         _signal_all(signal.SIGINT, [process for process in processes if process.pid not in workers])
 
+    def rest(self) -> list[psutil.Process]:
+        """Return what still lives, after telling those to end whose parent has ended: a pool of processes of an app, say."""
+        self._all.reap()
+        processes = self.processes()
+        orphans = {process.pid for process in self._all.orphans()}
+        _signal_all(signal.SIGTERM, [process for process in processes if process.pid in orphans])
+        return processes
+
     def kill(self) -> list[str]:
-        """Kill every process below this one; return the name and pid of each."""
-        processes = self._below()
+        """Kill every process of it, and wait until they are gone; return the name and pid of each."""
+        processes = self.processes()
         names = [_name(process) for process in processes]
         _signal_all(signal.SIGKILL, processes)
+        end = time.monotonic() + KILL_SECONDS
+        while (self.processes() or self._all.pid(self._name)) and time.monotonic() < end:
+            self._all.reap()
+            time.sleep(0.02)
+        self._all.ended.pop(self._name, None)
         return names
 
-    @staticmethod
-    def _below(pid: int | None = None) -> list[psutil.Process]:
-        """Return every process below `pid` (this one when none is given) that has not ended."""
-        alive: list[psutil.Process] = []
-        try:
-            children = psutil.Process(pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return alive
-        for child in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    alive.append(child)
-        return alive
+    def memory(self, name: str = "") -> int:
+        """Return the bytes that it takes, or one of the Procfile's processes with all below: what is shared counts once."""
+        if name:
+            master = self.masters().get(name)
+            processes = [psutil.Process(master), *_children(master)] if master and psutil.pid_exists(master) else []
+        else:
+            processes = self.processes()
+        total = 0
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                info = process.memory_full_info()
+                total += getattr(info, "pss", info.uss)
+        return total
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every living process of it: below COMMAND, and those whose parents have ended."""
+        pid = self._all.pid(self._name)
+        found = [*_alive([psutil.Process(pid)]), *_children(pid)] if pid and psutil.pid_exists(pid) else []
+        known = {process.pid for process in found}
+        orphans = [one for one in self._all.orphans() if one.pid not in known and self._is_ours(one)]
+        return found + orphans
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return process.environ().get("DYNO_GENERATION") == self._name
+        return False
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    """Return every process below `pid` that has not ended."""
+    try:
+        return _alive(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    alive = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+    return alive
 
 
 def _signal_all(number: signal.Signals, processes: list[psutil.Process]) -> None:

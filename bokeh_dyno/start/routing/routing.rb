@@ -23,10 +23,40 @@ def root = Dir.pwd
 # project
 def run = var('RUN_DIR')
 
-def socket(name) = "unix:#{run}/#{name}.sock"
+# One run of COMMAND (bokeh_dyno/start/generation.py): the folder with its sockets and static files, its Bokeh workers. Without
+# our start script there is one, which has RUN_DIR itself
+Generation = Struct.new(:name, :folder, :workers) do
+  def socket(name) = "unix:#{folder}/#{name}.sock"
+
+  # What a session's token has in characters 25 to 28: three of its id, in base64
+  def in_token = [name].pack('m0').tr('+/', '-_')
+end
+
+# The one that serves, then those that still have pages
+def generations
+  listed = ENV['DYNO_GENERATIONS'].to_s.split(',').map do |generation|
+    name, workers = generation.split(':')
+    Generation.new(name, "#{run}/#{name}", workers.to_i)
+  end
+  listed.empty? ? [Generation.new('', run, var('BOKEH_WORKERS').to_i)] : listed
+end
+
+# Below `root RUN_DIR`: where to look for a static file, in the order of the generations
+def static_files(*paths)
+  generations.flat_map { |one| paths.map { |path| "#{one.folder.delete_prefix(run)}/static#{path}" } }.join(' ')
+end
 
 # Two tiers: Bokeh on dynos elsewhere, or no Flask here
 def elsewhere = list('BOKEH_UPSTREAM')
+
+# Below bin/dev
+def dev? = ENV['DYNO_DEV'] == '1'
+
+# ... the script of its pages, which is to know who has made this one, and of what kind of request
+def dev_script(more = '')
+  "<script src=\"/dyno-dev/page.js\" data-method=\"$request_method\" data-generation=\"%s\" #{more}></script>" %
+    ENV['DYNO_GENERATIONS'].to_s[/\A\w+/]
+end
 
 def flask? = var('WEB_CONCURRENCY') != '0'
 

@@ -8,6 +8,7 @@ from flask import Flask, redirect, render_template_string, request, url_for
 
 from bokeh_dyno.flask import BokehApps
 
+VERSION = "one"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
 PAGE = """<!doctype html>
 <html lang="en">
@@ -26,6 +27,10 @@ DRAWN = """<!doctype html>
 def create_app():
     app = Flask(__name__)
     BokehApps(app)
+
+    @app.route("/version")
+    def version():
+        return VERSION
 
     @app.route("/echo", methods=METHODS)
     def echo():

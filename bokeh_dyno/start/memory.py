@@ -1,0 +1,42 @@
+"""Whether there is memory for another generation beside the one that serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from bokeh_dyno.start.generation import Generation
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def lacks(serving: Generation) -> str:
+    """Return in one line why another generation, as large as that one, would not fit; nothing when it would."""
+    size, free = serving.tree.memory(), available()
+    if size > free:
+        return f"it would take {size / 1e6:.0f} MB as {serving.name} does, and {free / 1e6:.0f} MB are free here"
+    # what a worker may grow to is also what was planned for all of them
+    planned = serving.values.bokeh_max_memory * serving.values.bokeh_workers
+    both = 2 * serving.tree.memory("bokeh") / 1e6
+    if 0 < planned < both:
+        return f"the Bokeh workers of both would take {both:.0f} MB; BOKEH_MAX_MEMORY times BOKEH_WORKERS is {planned}"
+    return ""
+
+
+def available() -> int:
+    """Return the bytes that new processes may take here: of the machine, or of the container when that has less."""
+    free = psutil.virtual_memory().available
+    for limit, usage, stat in (
+        ("memory.max", "memory.current", "memory.stat"),  # cgroup v2
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        try:
+            allowed, used = (int((CGROUPS / name).read_text()) for name in (limit, usage))
+            caches = [
+                int(line.split()[1]) for line in (CGROUPS / stat).read_text().splitlines() if "inactive_file" in line
+            ]
+        except (OSError, ValueError):  # another version, or no limit ("max")
+            continue
+        free = min(free, allowed - used + max(caches, default=0))  # files that are only kept may go
+    return free
