@@ -141,6 +141,28 @@ def test_what_fails_beside_the_plot_costs_no_plot(site: Dyno, page, fault: tuple
     page.complaints.clear()
 
 
+def test_a_server_that_restarts_is_no_failure(site: Dyno, page) -> None:
+    opened = []
+
+    def pass_on(websocket) -> None:
+        websocket.connect_to_server()
+        opened.append(websocket)
+
+    page.route_web_socket("**/ws?*", pass_on)
+    page.add_init_script("""window.waits = []
+      const native = window.setTimeout
+      window.setTimeout = (run, ms, ...args) => (waits.push(ms), native(run, ms, ...args))""")
+    page.goto(f"http://127.0.0.1:{site.port}/with/counter")
+    assert_plots_are_drawn(page, 1)
+    turn_slider(page, 3)
+    for _ in range(4):
+        page.evaluate("window.gone = Bokeh.documents[0]")
+        opened[-1].close(code=1012, reason="service restart")
+        page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != gone")
+    assert page.evaluate("Bokeh.documents[0].get_model_by_name('height').value") == 4
+    assert page.evaluate("waits.filter((ms) => ms > 1200 && ms < 10000 && ms != 2000)") == []
+
+
 def test_what_fails_for_a_while_is_forgotten_once_a_connection_has_stood(site: Dyno, page) -> None:
     prepare(page)
     page.goto(f"http://127.0.0.1:{site.port}/with/counter")

@@ -6,6 +6,7 @@ const PART_COST = 500 // bytes for which each part of a message counts, beside i
 // close codes (bokeh_dyno/bokeh/websocket.py), the reason being a sentence for the visitor: try again later; do not try
 // again
 export const TRY_AGAIN = 1013, GIVE_UP = 4000
+export const RESTART = 1012 // the server ends its sessions: it is no failure, and nothing that was entered is why
 export const TOO_BIG = 1009 // what was sent, to a server that did not say how much it takes
 
 // ms until the next attempt. While the site is away, a twentieth of the time that it has been: a page is back soon after
@@ -17,9 +18,10 @@ export const BUSY_DELAY = 5000 // instead of FIRST_DELAY, when the server says t
 export const delay = (away, failures, least = FIRST_DELAY) =>
   Math.min(MAX_DELAY, Math.max(least * 2 ** Math.max(0, failures - 1), away / 20)) * (1 + Math.random() / 2)
 
-// ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first,
-// then after something that it said; and how long that is waited for when it is never silent
-const QUIET_FIRST = 800, QUIET_NEXT = 300, MAX_SETTLE = 1500
+// ms of silence from the server, after the values are entered, that mean it has run the app's callbacks: at first, then
+// after something that it said; after its answer, the latter only for what has no place so far, which may come with what
+// callbacks have left for later. And how long that is waited for when it is never silent.
+const QUIET_FIRST = 800, QUIET_NEXT = 300, QUIET_LAST = 50, MAX_SETTLE = 1500
 
 /** @type {(ms: number) => Promise<void>} */
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
@@ -36,17 +38,22 @@ export const sleep_or_wake = async (ms) => {
   awake.abort()
 }
 
-// Wait until the server has answered what was entered
-/** @type {(doc: Doc) => Promise<void>} */
-export const settle = async (doc) => {
+// Wait until the server has answered what was entered; lacks: something has no place so far
+/** @type {(doc: Doc, connection: {sent: Map<string, Message>}, lacks: boolean) => Promise<void>} */
+export const settle = async (doc, {sent}, lacks) => {
   const began = Date.now()
-  let silent = began + QUIET_FIRST
+  let silent = began + QUIET_FIRST, answered = sent.size == 0
+  const last = lacks ? QUIET_NEXT : QUIET_LAST
   /** @type {(event: Change) => void} */
   const listen = (event) => {
-    if (!event.sync) silent = Date.now() + QUIET_NEXT
+    if (!event.sync) silent = Date.now() + (answered ? last : QUIET_NEXT)
   }
   doc.on_change(listen)
-  while (Date.now() < Math.min(silent, began + MAX_SETTLE)) await sleep(20)
+  while (Date.now() < Math.min(silent, began + MAX_SETTLE)) {
+    await sleep(20)
+    if (!answered && sent.size == 0) silent = Date.now() + last
+    answered ||= sent.size == 0
+  }
   doc.remove_on_change(listen)
 }
 

@@ -24,7 +24,7 @@
 //   properties.NAME.is_unset, .get_value; views' el             what the visitor has entered, or the focus
 //   Document.all_models                                         memory of views that are gone
 //   the provider of MathJax                                     formulas that come later
-import {BUSY_DELAY, GIVE_UP, TOO_BIG, TRY_AGAIN, delay} from "./connection.js"
+import {BUSY_DELAY, GIVE_UP, RESTART, TOO_BIG, TRY_AGAIN, delay} from "./connection.js"
 import {open_socket, settle, sleep_or_wake, with_socket} from "./connection.js"
 import {address, deferred, load, loading, page_scripts, page_url} from "./scripts.js"
 import {INPUTS, MAX_LOSSES, as_json, enter, entered, loss_keys, widgets} from "./values.js"
@@ -90,6 +90,7 @@ class App {
     this.opened = false // whether a WebSocket ever was
     this.losses = new Map() // connections lost after a value was sent, by key, property and value
     this.skipped = new Set() // what is therefore not entered again
+    this.lacks = false // whether something that was entered has no place in the new document, so far
     /** @type {any} */
     this.view = null // the view that there is, and its WebSocket
     /** @type {Map<string, Record<string, string>> | null} */
@@ -237,6 +238,7 @@ class App {
     const lose = (own) => {
       clearTimeout(view.stable)
       own?.close() // or each change of a widget would be an error in the console
+      if (this.closed?.()?.code == RESTART) this.failures = 0
       if (recovers && !view.lost && !view.beside) void this.recover(view)
       view.lost = true
       this.count_losses(view)
@@ -269,7 +271,8 @@ class App {
     sent.clear()
     messages.forEach(({timer}) => clearTimeout(timer))
     this.render()
-    const harm = this.closed?.()?.code == TOO_BIG ? MAX_LOSSES : 1
+    const code = this.closed?.()?.code
+    const harm = code == RESTART ? 0 : code == TOO_BIG ? MAX_LOSSES : 1
     for (const one of loss_keys(doc, messages)) this.losses.set(one, (this.losses.get(one) ?? 0) + harm)
   }
 
@@ -363,7 +366,9 @@ class App {
     fresh.beside = true
     this.skipped.clear()
     try {
-      for (let pass = 0; pass < MAX_PASSES && enter(old.doc, fresh.doc, this); pass++) await settle(fresh.doc)
+      for (let pass = 0; pass < MAX_PASSES && enter(old.doc, fresh.doc, this); pass++) {
+        await settle(fresh.doc, fresh.connection, this.lacks)
+      }
     } catch (error) { // better without the values than not at all
       console.error("bokeh-dyno: what was entered could not be entered again:", error)
     }

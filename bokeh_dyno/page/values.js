@@ -80,25 +80,32 @@ export const fitting = (model, name, value) => {
   return !name.startsWith("value") || [value].flat().every(fits) ? value : undefined
 }
 
-// Give the widgets of the new document what the visitor had entered in the old one; return whether there was any.
+// Give the widgets of the new document what the visitor had entered in the old one; return whether there was any. What
+// has no place, all of it or a part, leaves app.lacks true.
 /** @type {(old: Doc, fresh: Doc, app: any) => boolean} */
-export const enter = (old, fresh, {initial, losses, skipped}) => {
+export const enter = (old, fresh, app) => {
+  const {initial, losses, skipped} = app
   const then = widgets(old), now = widgets(fresh)
   let any = false
+  app.lacks = false
   for (const [key, model] of then) {
     const target = now.get(key)
-    if (target == null) continue
-    const held = entered(target)
+    const held = target == null ? {} : entered(target)
     /** @type {Values} */
     const values = {}
     for (const [name, value] of Object.entries(entered(model))) {
       const first = initial.get(key)?.[name]
       if (JSON.stringify(value) === first || is_same(value, held[name])) continue // not the visitor's, or there already
+      if (target == null) {
+        app.lacks = true
+        continue
+      }
       // the rows of a table mean something in the same table only
       if (name == "data" && JSON.stringify(held.data) !== first) continue
       const table = key.replace(/ rows$/, "")
       if (name == "indices" && !is_same(then.get(table).source.data, now.get(table).source.data)) continue
       const fits = fitting(target, name, value)
+      app.lacks ||= !is_same(fits, value)
       if (fits === undefined || is_same(fits, held[name])) continue
       if (losses.get([key, name, JSON.stringify(fits)].join("\n")) >= MAX_LOSSES) {
         const one = then.get(key.replace(/ (rows|data)$/, ""))

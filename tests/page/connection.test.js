@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import {afterEach, beforeEach, mock, suite, test} from "node:test"
 
-import {BUSY_DELAY, delay, open_socket, with_socket} from "../../bokeh_dyno/page/connection.js"
+import {BUSY_DELAY, delay, open_socket, settle, with_socket} from "../../bokeh_dyno/page/connection.js"
 
 suite("the wait until the next attempt", () => {
   beforeEach(() => mock.method(Math, "random", () => 0))
@@ -20,6 +20,36 @@ suite("the wait until the next attempt", () => {
   test("is up to half as much again", () => {
     mock.method(Math, "random", () => 1)
     assert.deepEqual([delay(0, 1), delay(0, 99)], [1200, 30_000])
+  })
+})
+
+suite("what was entered is waited for", () => {
+  beforeEach(() => mock.timers.enable({apis: ["setTimeout", "Date"]}))
+  afterEach(() => mock.timers.reset())
+
+  // ms until it is over; `at` are those after which it is answered, or something else is said
+  const wait = async (lacks, ...at) => {
+    const sent = new Map([["1", {}]])
+    let listen, over = false, ms = 0
+    const doc = {on_change: (callback) => listen = callback, remove_on_change() {}}
+    void settle(doc, {sent}, lacks).then(() => over = true)
+    for (; !over; ms += 20) {
+      if (ms == at[0]) sent.clear()
+      else if (at.includes(ms)) listen({sync: false})
+      mock.timers.tick(20)
+      for (let turn = 0; turn < 5; turn++) await null
+    }
+    return ms
+  }
+
+  test("until it is answered", async () => assert.deepEqual([await wait(false, 100), await wait(false, 600)], [180, 680]))
+  test("until what comes with that is there", async () => assert.equal(await wait(false, 100, 140), 200))
+  test("for longer when something has no place so far", async () => {
+    assert.deepEqual([await wait(true, 100), await wait(true, 100, 300)], [420, 600])
+  })
+  test("not for ever when there is no answer", async () => assert.equal(await wait(true), 800))
+  test("not for ever when something is said again and again", async () => {
+    assert.equal(await wait(true, 100, ...[...Array(99).keys()].map((number) => number * 200)), 1500)
   })
 })
 

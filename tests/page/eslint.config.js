@@ -5,6 +5,11 @@ const BROWSER = [
   "AbortController", "AbortSignal", "Blob", "Bokeh", "DOMParser", "Event", "MessageChannel", "MutationObserver", "URL",
   "WebSocket", "addEventListener", "clearTimeout", "console", "document", "fetch", "location", "setTimeout", "window",
 ]
+// dev.js is a script of its own
+const OF_DEV = [
+  "CSS", "CSSStyleSheet", "EventSource", "ResizeObserver", "atob", "performance", "scrollTo", "scrollX", "scrollY",
+  "sessionStorage",
+]
 
 const readonly = (...names) => Object.fromEntries(names.map((name) => [name, "readonly"]))
 
@@ -21,6 +26,7 @@ export default [
       "no-shadow": ["error", {builtinGlobals: true}],
     },
   },
+  {files: ["bokeh_dyno/page/dev.js"], languageOptions: {globals: readonly(...OF_DEV)}},
   {
     files: ["tests/page/*.js"],
     languageOptions: {globals: readonly(...BROWSER, "EventTarget", "MessageEvent", "setImmediate")},

@@ -134,6 +134,21 @@ suite("entering again", () => {
     assert.equal(again([slider(2)], fresh).any, false)
   })
 
+  test("says when something has no place, so far", () => {
+    const lacks = (old, fresh, initial = []) => {
+      const app = {initial: new Map(initial), losses: new Map(), skipped: new Set()}
+      enter(document_of(old), document_of(fresh), app)
+      return app.lacks
+    }
+    const choice = (value, options) => model("MultiChoice", {value}, {options})
+    assert.equal(lacks(slider(2), slider(1)), false)
+    assert.equal(lacks(slider(2), slider(1, {title: "y"})), true)
+    assert.equal(lacks(slider(2), slider(1, {title: "y"}), [["Slider  x 0", {value: "2"}]]), false)
+    assert.equal(lacks(slider(2), slider(1, {end: 1})), true)
+    assert.equal(lacks(choice(["a", "b"], ["a", "b"]), choice([], ["a"])), true)
+    assert.equal(lacks(choice(["a", "b"], ["a", "b"]), choice([], ["b", "a"])), false)
+  })
+
   test("leaves what the visitor did not enter, what is there already and what does not fit", () => {
     for (const [fresh, initial] of [
       [slider(1), [["Slider  x 0", {value: "2"}]]],
