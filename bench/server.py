@@ -146,6 +146,11 @@ class Server:
                     raise WrongAnswer(f"{url} does not answer within {BOOT} s: {self.log()[-2000:]}")
         return time.monotonic() - self.began
 
+    @property
+    def main(self) -> int:
+        """The pid of the first process that was started."""
+        return self._started[0].pid
+
     def view_url(self, app: str) -> str:
         """Return the URL of the page with an app in it."""
         return f"{self.urls.views or f'{self.urls.site}/view'}/{app}"

@@ -1,8 +1,9 @@
-"""What every peer serves: a page, and a page with the Bokeh app in it."""
+"""What every peer serves: a page, a page with the Bokeh app in it, and one that takes its time."""
 
 from __future__ import annotations
 
 import os
+import time
 
 from flask import Flask, render_template
 
@@ -20,4 +21,11 @@ def create_app(bokeh_url: str = os.environ.get("BENCH_BOKEH_URL", "")) -> Flask:
         BokehApps(app)
     app.add_url_rule("/", "page", lambda: render_template("page.html"))
     app.add_url_rule("/view/<name>", "view", lambda name: render_template("view.html", name=name))
+    app.add_url_rule("/slow/<float:seconds>", "slow", slow)
     return app
+
+
+def slow(seconds: float) -> str:
+    """Answer after so many seconds."""
+    time.sleep(seconds)
+    return f"after {seconds} s\n"
