@@ -97,6 +97,7 @@ def test_a_site_adopts_the_dyno(kind: str, installed: Path, scratch: Path, dyno:
         "Procfile.dyno",
         "bin/start-nginx",
         "bin/server",
+        "bin/dev",
         "config/nginx.conf.erb",
         "bokeh_app/hello/main.py",
         "app.json",
@@ -259,7 +260,15 @@ def test_a_copy_of_the_machinery_does_it_too(scratch: Path) -> None:
     command = [sys.executable, "-m", "bokeh_dyno", "init"]
     result = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
-    for name in ("bin/setup", "bin/start-nginx", "config/nginx.conf.erb", "Aptfile", "Procfile", "bin/post_compile"):
+    for name in (
+        "bin/dev",
+        "bin/setup",
+        "bin/start-nginx",
+        "config/nginx.conf.erb",
+        "Aptfile",
+        "Procfile",
+        "bin/post_compile",
+    ):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes(), f"cp {name} bokeh_dyno/start/project/{name}"
     assert os.access(folder / "bin" / "server", os.X_OK)
 

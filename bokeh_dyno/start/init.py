@@ -201,14 +201,14 @@ def left_to_do(root: Path, site: str) -> list[str]:
             lines.append(f"Procfile.dyno does not run {needed}: see {FILES / 'Procfile.dyno'}")
     if (root / "gunicorn.conf.py").exists():
         lines.append("gunicorn.conf.py is not read any more: write its options behind gunicorn in Procfile.dyno")
-    lines += _lacking(root)
+    lines += lacking(root)
     for program, found in (("nginx", nginx.is_installed()), ("erb (ruby)", bool(shutil.which("erb")))):
         if not found:
             lines.append(f"{program} is needed here, too: bin/setup, or bin/server, installs it")
     return lines
 
 
-def _lacking(root: Path) -> list[str]:
+def lacking(root: Path) -> list[str]:
     """Return a line for what requirements.txt, and another for what .gitignore, has no line for."""
     lines = []
     required = {_package(line.strip().lower()) for line in _lines(root / "requirements.txt")}
