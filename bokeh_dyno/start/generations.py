@@ -24,6 +24,7 @@ from bokeh_dyno.start.processes import Children
 # s for what a generation still answers once its pages have been told to leave, and for its processes to end. The platform
 # kills 30 s after SIGTERM
 DRAIN_SECONDS, STOP_SECONDS = 21.0, 4.0
+SPARE_SECONDS = 2.0  # from the beginning of one that serves to the spare one, while pages come over to it
 
 
 class Generations:
@@ -117,7 +118,8 @@ class Generations:
             self._look_at(self._starting)
         for old in list(self._leaving):
             self._see_off(old)
-        if "DYNO_DEV" in os.environ and not self._spare and not self.is_busy():
+        served = time.time() - self.serving.began
+        if "DYNO_DEV" in os.environ and not self._spare and not self._starting and served > SPARE_SECONDS:
             self._make_spare()
 
     def is_busy(self) -> bool:
