@@ -41,7 +41,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         static      BokehJS, and the page's script as one, compressed, for nginx
         needs       scripts and stylesheets that a document needs
     shared/  the ground
-        settings    every config var: name, default, what is allowed; allowed: the checks
+        settings    the config vars, read; config_vars: every one's name, default, what is allowed; allowed: the checks
         run_dir     RUN_DIR: sockets, and whatever else lives only as long as the dyno
         apps        which Bokeh apps there are
         tokens      session tokens: made and checked

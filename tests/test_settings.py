@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
 import sys
@@ -19,6 +19,17 @@ GOOD = {
     "BOKEH_UPSTREAM": ["10.0.0.7:5000", "bokeh-1.internal:80, bokeh_2:65535", "[::1]:5000"],
     "BOKEH_PREFIX": ["/bkapp", "/a/b/c", "/plots_1.0-x"],
     "FORCE_HTTPS": ["0", "1"],
+    "ALLOWED_HOSTS": ["a.example", "a.example, *.b.example,localhost", "[::1]"],
+    "MAINTENANCE": ["0", "1"],
+    "MAX_UPLOAD_MB": ["1", "20", "10000"],
+    "REQUEST_TIMEOUT": ["1", "29", "86400"],
+    "CONTENT_SECURITY_POLICY": ["on", "report", "off"],
+    "FRAME_ANCESTORS": ["self", "none", "*", "https://a.example, http://*.b.example:8080"],
+    "STOP_LINGER": ["0", "3", "20"],
+    "LOG_FORMAT": ["text", "json"],
+    "METRICS_TOKEN": ["x" * 16, KEY],
+    "METRICS_ALLOW_IPS": ["*", "10.0.0.0/8, ::1"],
+    "SENTRY_DSN": ["https://abc123@o1.ingest.sentry.example/45", "http://k:s@localhost:9000/sentry/1"],
     "RUN_DIR": ["run", "run here", "/tmp/x"],
     "BOOT_TIMEOUT": ["1", "55", "3600"],
     "BOKEH_WARM": ["0", "1"],
@@ -66,6 +77,17 @@ WRONG = {
         "/a$b",
     ],
     "FORCE_HTTPS": ["2", "true", "yes", "on", " 1"],
+    "ALLOWED_HOSTS": ["https://a.example", "a.example:80", "a b", "a;b", "*", "*.*.a", "a,,b"],
+    "MAINTENANCE": ["2", "true", " 1"],
+    "MAX_UPLOAD_MB": [*NO_NUMBER, "0", "10001", "20m"],
+    "REQUEST_TIMEOUT": [*NO_NUMBER, "0", "86401", "29s"],
+    "CONTENT_SECURITY_POLICY": ["1", "ON", "default-src 'self'"],
+    "FRAME_ANCESTORS": ["'self'", "a.example", "https://a.example/", "https://a;b", "self none"],
+    "STOP_LINGER": [*NO_NUMBER, "21"],
+    "LOG_FORMAT": ["JSON", "yaml"],
+    "METRICS_TOKEN": ["x" * 15, "x" * 201, "a b c d e f g h i j", "x" * 15 + "ä"],
+    "METRICS_ALLOW_IPS": ["x", "localhost", "1.2.3.4,,5.6.7.8"],
+    "SENTRY_DSN": ["x", "https://a.example/1", "https://abc@a.example/", "https://abc@a.example/1;"],
     "RUN_DIR": ["x" * 81, 'a"b', "a$b", "a;b", "a{b", "a\nb"],
     "BOOT_TIMEOUT": [*NO_NUMBER, "0", "3601"],
     "BOKEH_WARM": ["2", "true", "no", " 1"],
@@ -101,14 +123,27 @@ WRONG = {
 }
 
 
-def refusals(**env: str) -> list[str]:
-    """Return what bokeh_dyno.shared.settings says of these config vars, a line each."""
-    program = "from bokeh_dyno.shared.settings import *\ntry:\n read()\nexcept SettingsError as error:\n print(error)"
-    path = {"PATH": os.environ["PATH"]}
-    command = [sys.executable, "-c", program]
-    return subprocess.run(
-        command, cwd=ROOT, env={**path, **env}, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+def refusals(*environs: dict[str, str]) -> list[list[str]]:
+    """Return what bokeh_dyno.shared.settings says of each of these sets of config vars, a line each."""
+    program = """if True:
+        import json, sys
+        from bokeh_dyno.shared.settings import SettingsError, read
+        def lines(env):
+            try:
+                read(env)
+            except SettingsError as error:
+                return str(error).splitlines()
+            return []
+        print(json.dumps([lines(env) for env in json.load(sys.stdin)]))"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        input=json.dumps(environs),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(run.stdout)
 
 
 def test_every_setting_is_tried_here() -> None:
@@ -118,40 +153,33 @@ def test_every_setting_is_tried_here() -> None:
 
 
 def test_the_defaults_are_allowed() -> None:
-    assert refusals() == []
-    assert refusals(**settings_of(ROOT)) == []
+    assert refusals({}, settings_of(ROOT)) == [[], []]
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_values_are_taken(name: str) -> None:
-    for value in GOOD[name]:
-        assert refusals(**{"BOKEH_SECRET_KEY": KEY, name: value}) == [], value
+    tried = [{"BOKEH_SECRET_KEY": KEY, name: value} for value in ["", *GOOD[name]]]  # an empty one counts as not set
+    assert refusals(*tried) == [[] for _ in tried]
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_values_are_refused_by_name(name: str) -> None:
-    for value in filter(None, WRONG[name]):
-        lines = refusals(**{name: value})
+    values = [value for value in WRONG[name] if value]
+    for value, lines in zip(values, refusals(*({name: value} for value in values)), strict=True):
         assert len(lines) == 1, (value, lines)
         assert re.match(rf"{name}=.+ is not allowed: .+", lines[0]), value
-        if name == "BOKEH_SECRET_KEY":
-            assert f"={value}" not in lines[0]
-            assert f"'{value}'" not in lines[0]
+        if name in ("BOKEH_SECRET_KEY", "METRICS_TOKEN", "SENTRY_DSN"):
+            assert re.match(rf"{name}=of {len(value)} characters ", lines[0])
 
 
 def test_what_is_wrong_together_is_refused() -> None:
     bokeh_alone, bokeh_elsewhere = {"WEB_CONCURRENCY": "0"}, {"BOKEH_UPSTREAM": "10.0.0.7:5000"}
     for env in (bokeh_alone, bokeh_elsewhere):
-        (line,) = refusals(**env)
+        ((line,),) = refusals(env)
         assert line.startswith("BOKEH_SECRET_KEY is not set: with ")
         assert next(iter(env)) in line
-    (line,) = refusals(**bokeh_alone, **bokeh_elsewhere, BOKEH_SECRET_KEY=KEY)
+    ((line,),) = refusals({**bokeh_alone, **bokeh_elsewhere, "BOKEH_SECRET_KEY": KEY})
     assert line.startswith("WEB_CONCURRENCY=0 is not allowed with BOKEH_UPSTREAM")
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_an_empty_value_counts_as_not_set(name: str) -> None:
-    assert refusals(**{name: ""}) == []
 
 
 def test_the_readmes_table_is_that_of_the_settings() -> None:

@@ -43,6 +43,7 @@ class Generation:
         self.name = name
         self._root = settings.ROOT.resolve()  # where a link leads to now
         self.env = {**environ, "DYNO_GENERATION": name, "DYNO_ROOT": str(self._root)}
+        self.env["DYNO_PORT"] = self.env.get("PORT", "")
         self.values = settings.read(self.env)
         settings.complete(self.env)
         self.folder = self.values.run_dir

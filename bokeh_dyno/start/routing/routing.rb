@@ -1,11 +1,13 @@
 # What config/nginx.conf.erb, and the parts of the routing beside this file, are rendered with. Plain erb loads it, with
-# nothing but the config vars: bokeh_dyno/shared/settings.py explains each and checks it. The defaults here are for erb run by
+# nothing but the config vars: bokeh_dyno/shared/config_vars.py explains each and checks it. The defaults here are for erb run by
 # hand or by the nginx buildpack's own script, which collects logs from logs/nginx.
 
 VERSION_OF_ROUTING = 1 # higher when an older config/nginx.conf.erb has to be changed (CHANGELOG.md)
 DEFAULTS = {
   'PORT' => '5000', 'RUN_DIR' => 'run', 'WEB_CONCURRENCY' => '2', 'FORCE_HTTPS' => '0',
   'BOKEH_PREFIX' => '/bkapp', 'BOKEH_WORKERS' => '2', 'BOKEH_UPSTREAM' => '', 'BOKEH_ALLOW_WS_ORIGIN' => '',
+  'ALLOWED_HOSTS' => '', 'MAINTENANCE' => '0', 'MAX_UPLOAD_MB' => '20', 'REQUEST_TIMEOUT' => '29',
+  'CONTENT_SECURITY_POLICY' => 'on', 'FRAME_ANCESTORS' => 'self',
   'BOKEH_MAX_STARTS' => '20', 'VISITOR_CONNECTIONS' => '500', 'FORWARDED_ALLOW_IPS' => '127.0.0.1,::1',
   'NGINX_WORKERS' => '2', 'NGINX_WORKER_CONNECTIONS' => '6000', 'NGINX_ACCESS_LOG_PATH' => 'logs/nginx/access.log',
   'NGINX_ERROR_LOG_PATH' => 'logs/nginx/error.log'
