@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from browsing import turn_slider
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_folder, wait_for
 
 MakeDyno = Callable[..., Dyno]
 THEIRS = Path(__file__).parent / "theirs" / "bokeh_app"
@@ -90,6 +93,23 @@ def test_what_must_not_be_shared_by_fork_is_not(theirs: Dyno) -> None:
         theirs.token("/bkapp/drawn")
     drawn = wait_for("numbers", lambda: len(found := re.findall("drawn ([0-9.]+)", theirs.log())) >= 12 and found)
     assert len(set(drawn)) == len(drawn)
+
+
+def test_a_child_hears_the_sigterm_that_comes_before_it_has_begun() -> None:
+    program = """if True:
+        import os, signal, time
+        os.register_at_fork(after_in_child=lambda: time.sleep(0.5))  # before ours
+        from bokeh_dyno.shared import sigterm
+        sigterm.disregard()
+        if not (child := os.fork()):
+            time.sleep(20)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(os.waitpid(child, 0)[1], signal.pthread_sigmask(signal.SIG_BLOCK, ()))"""
+    env = {**os.environ, "DYNO_PID": "1"}
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert run.stdout == f"{signal.SIGTERM:d} set()\n"
 
 
 def test_the_boot_says_what_may_surprise(theirs: Dyno) -> None:

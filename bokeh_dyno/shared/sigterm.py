@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 
@@ -45,12 +46,29 @@ def _nothing(*_: object) -> None:
     pass
 
 
+def _hold() -> None:
+    """Before a fork: keep SIGTERM waiting, or the child would do nothing at one that comes before `_hear`.
+
+    A pool of processes that ends as soon as it has begun would wait for such a child for ever.
+    """
+    if signal.getsignal(signal.SIGTERM) is _nothing:
+        _before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_go() -> None:
+    mask = _before.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _hear() -> None:
     if signal.getsignal(signal.SIGTERM) is _nothing:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_go()
 
 
-os.register_at_fork(after_in_child=_hear)
+_before = threading.local()
+os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_hear)
 
 
 def shield() -> tuple[Callable[[], None] | None, str]:

@@ -234,6 +234,8 @@ class Generations:
 
     def stop(self) -> list[str]:
         """End all of them, in order; return the name and pid of each process that had to be killed."""
+        for fresh in filter(None, (self._starting, self._spare)):
+            fresh.kill()  # nobody has been sent there yet, and Python interrupted in an import prints a traceback
         for generation in self._all():
             generation.interrupt()
         end = time.monotonic() + STOP_SECONDS
