@@ -10,6 +10,8 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         processes   those that it starts, and all that they start; memory: whether there is room for more
         nginx       find, render and test nginx's configuration
         port        $PORT, held until the site works
+        status      what it answers by itself: /healthz, /metrics
+        upstreams   the addresses of Bokeh dynos elsewhere
         output      what the start script prints
         check       a project without starting it, and what honcho reads
         init        what a repository with a Flask site needs to be a dyno; project/: the files

@@ -16,6 +16,8 @@ def main() -> int:
         return 1
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if name == "start":
+        # the first process of a container does not hear what it does not handle yet; what is blocked waits (signals.Inbox)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGTERM})
         from bokeh_dyno.start import dyno
 
         return dyno.main(arguments)

@@ -141,7 +141,8 @@ class Dyno:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         if NODE.exists():
             inherited["BOKEH_NODEJS_PATH"] = str(NODE)
-        self.env = {**inherited, "PATH": path, "VIRTUAL_ENV": sys.prefix, "PORT": str(self.port), **(env or {})}
+        self.env = {**inherited, "PATH": path, "VIRTUAL_ENV": sys.prefix, "PORT": str(self.port)}
+        self.env |= {"STOP_LINGER": "1", **(env or {})}  # no router has to notice a stop
         self.port = int(self.env["PORT"]) if self.env["PORT"].isdigit() else 0
         self._command = [*(before or []), *(command or ["/bin/sh", "-c", f"exec {procfile_line(folder)}"])]
         self._cwd = cwd or folder

@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 import bokeh.util.paths
 import psutil
 import pytest
-from dyno_under_test import Dyno, settings_of, token_in, wait_for
+from dyno_under_test import Dyno, settings_of, token_in
 from frames import frame
 
 MakeDyno = Callable[..., Dyno]
@@ -327,47 +326,6 @@ def test_static_files_stay_in_their_folder(site: Dyno) -> None:
 
 
 # --- who answers and who does not -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def stopped(*processes: psutil.Process) -> Iterator[None]:
-    """Keep processes from running at all, as if they hung."""
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
-
-
-def test_while_bokeh_hangs_files_and_pages_still_come_and_healthz_names_the_worker(project, dyno: MakeDyno) -> None:
-    one = dyno(project).start()
-    first, second = one.bokeh_workers()
-    with stopped(first):
-        began = time.monotonic()
-        answer = one.get("/healthz")
-        assert time.monotonic() - began < 5
-        assert answer.status == 503
-        assert re.fullmatch(r"bokeh\.[12] does not answer\n", answer.text)
-    with stopped(first, second):
-        began = time.monotonic()
-        answer = one.get("/healthz")
-        assert time.monotonic() - began < 5
-        assert (answer.status, answer.text) == (503, "bokeh.1 does not answer\nbokeh.2 does not answer\n")
-        assert one.request("GET", "/bkapp/static/js/bokeh.min.js", seconds=5).status == 200
-        assert one.get("/with/counter").status == 200
-    wait_for("the workers to answer again", lambda: one.get("/healthz").status == 200)
-
-
-def test_healthz_names_flask_when_that_hangs(project, dyno: MakeDyno) -> None:
-    one = dyno(project).start()
-    with stopped(*one.find(r"gunicorn.*flask_app")):
-        began = time.monotonic()
-        answer = one.get("/healthz")
-        assert time.monotonic() - began < 5
-        assert (answer.status, answer.text) == (503, "flask does not answer\n")
-    wait_for("flask to answer again", lambda: one.get("/healthz").status == 200)
 
 
 def test_a_slow_page_keeps_nobody_waiting(site: Dyno) -> None:

@@ -68,7 +68,7 @@ def test_with_f_the_port_opens_at_once(project: Path, dyno: MakeDyno) -> None:
     one = dyno(project, command=["bin/start-nginx", "-f", "sleep", "60"]).launch()
     wait_for("the port", one.port_is_open)
     assert one.get("/healthz").status == 503
-    assert one.get("/healthz").text == "flask does not answer\n"
+    assert one.get("/healthz").text.startswith("flask does not answer\n")
     assert one.stop() == 0
 
 
@@ -379,7 +379,7 @@ def test_apps_that_cannot_run_cost_only_themselves(project: Path, dyno: MakeDyno
     # what has failed is tried again
     (project / "bokeh_app" / "imports" / "no_such_module.py").write_text("")
     assert one.get("/bkapp/imports").status == 200
-    assert "bokeh_app/imports" not in one.get("/healthz").text
+    wait_for("that to be said", lambda: "bokeh_app/imports" not in one.get("/healthz").text)
     assert one.stop() == 0
 
 
@@ -422,7 +422,7 @@ def test_a_site_without_any_app_is_told_how_to_add_one(project: Path, dyno: Make
 @pytest.mark.parametrize("number", [None, signal.SIGTERM])
 def test_a_template_that_listens_elsewhere_is_told_and_can_be_stopped(number, project: Path, dyno: MakeDyno) -> None:
     template = project / "config" / "nginx.conf.erb"
-    template.write_text(re.sub(r"listen <%.*%>;", "listen unix:elsewhere.sock;", template.read_text()))
+    template.write_text(template.read_text().replace("<%= listen %>", "listen unix:elsewhere.sock;"))
     one = dyno(project, {} if number else {"BOOT_TIMEOUT": "10"}).launch()
     if number:
         wait_for("nginx", lambda: one.find("nginx: master"))  # `nginx -t` makes the socket, too

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
+import socketserver
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from browsing import source_values
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, free_port, temporary_folder, wait_for
+from dyno_under_test import (
+    OTHER_SITE,
+    ROOT,
+    Dyno,
+    copy_project,
+    free_port,
+    procfile_line,
+    temporary_folder,
+    wait_for,
+)
 from playwright.sync_api import Page
 from test_recovery import assert_whole, open_page, take_out_what_the_absence_caused
 from test_sessions import open_websocket, runs
@@ -154,16 +169,63 @@ def test_one_bokeh_dyno_stops_and_the_views_go_on(scratch: Path, dyno: MakeDyno,
     assert_whole(page)
     assert [open_websocket(flask, token) for token in tokens] == [101] * 8
     assert [open_websocket(flask, flask.token("/with/counter")) for _ in range(12)] == [101] * 12
-    assert flask.get("/healthz").text == f"ok\nbokeh at 127.0.0.1:{holder.port} does not answer\n"
+    silent = f"ok\nbokeh at 127.0.0.1:{holder.port} does not answer\n"
+    wait_for("it to be said", lambda: flask.get("/healthz").text == silent)
     other = second if holder is first else first
     other.process.kill()
     other.wait()
     wait_for("the end of its nginx", lambda: not other.port_is_open())
-    assert flask.get("/healthz").status == 503
+    wait_for("that to be said", lambda: flask.get("/healthz").status == 503)
     dyno(holder.folder, holder.env).start()
     assert_whole(page)
-    assert flask.get("/healthz").status == 200
+    wait_for("the site", lambda: flask.get("/healthz").status == 200)
     take_out_what_the_absence_caused(page)
+
+
+def test_a_bokeh_dyno_that_comes_back_with_another_address_is_found(scratch: Path, dyno: MakeDyno) -> None:
+    if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("no name can be given other addresses here")
+    shared = {"BOKEH_SECRET_KEY": KEY, "TEST_COUNTER": str(scratch / "runs")}
+    bokeh = dyno(copy_project(scratch / "bokeh", OTHER_SITE), {**shared, "WEB_CONCURRENCY": "0"}).start()
+    hosts, port = scratch / "hosts", free_port()
+    hosts.write_text("::1 bokeh.test\n127.0.0.2 bokeh.test\n")  # nobody listens on the first
+    own = f"mount --bind {hosts} /etc/hosts && exec {procfile_line(ROOT)}"
+    folder = copy_project(scratch / "flask", OTHER_SITE)
+    env = {**shared, "BOKEH_UPSTREAM": f"bokeh.test:{port}"}
+    with relay(("127.0.0.2", port), bokeh.port):
+        flask = dyno(folder, env, ["unshare", "--mount", "sh", "-c", own]).start()
+        assert open_websocket(flask, flask.token("/with/counter")) == 101, flask.log()
+    hosts.write_text("127.0.0.3 bokeh.test\n")  # the same file: it is mounted
+    with relay(("127.0.0.3", port), bokeh.port):
+        flask.wait_for_log(f"BOKEH_UPSTREAM: bokeh.test:{port} is now 127.0.0.3; nginx follows")
+        wait_for("it to be found", lambda: flask.get("/healthz").text == "ok\n")
+        assert open_websocket(flask, flask.token("/with/counter")) == 101
+    wait_for("it to be missed", lambda: flask.get("/healthz").status == 503)
+
+
+@contextlib.contextmanager
+def relay(address: tuple[str, int], port: int) -> Iterator[None]:
+    """Pass on connections to an address to a port of this machine; its own are cut at the end."""
+
+    class Pipe(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as other:
+                ends = {self.request: other, other: self.request}
+                while not over.is_set():
+                    for end in select.select(list(ends), [], [], 0.1)[0]:
+                        if not (data := end.recv(65536)):
+                            return
+                        ends[end].sendall(data)
+
+    class Relay(socketserver.ThreadingTCPServer):
+        allow_reuse_address = daemon_threads = True
+
+    over = threading.Event()
+    with Relay(address, Pipe) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield
+        over.set()
+        server.shutdown()
 
 
 def told_to_leave(client: socket.socket) -> bool:

@@ -174,11 +174,14 @@ def _endless(start: Callable[[], None]) -> Callable[[], None]:
 
 
 class _Healthz(RequestHandler):
-    """Answers for every worker on a dyno without Flask."""
+    """Answers for every worker on a dyno without Flask, and without a start script of ours."""
 
     async def get(self) -> None:
         # in a thread, while this worker answers itself
-        well, body = await asyncio.to_thread(health.report, settings.read(), apps.names()[0])
+        values = settings.read()
+        probes = health.bokeh_probes(values, apps.names()[0])
+        strict = self.get_query_argument("all", "") == "1"
+        well, body = await asyncio.to_thread(health.report, values, probes, strict=strict)
         self.set_status(200 if well else 503)
         self.set_header("Content-Type", "text/plain")
         self.set_header("Cache-Control", "no-store")

@@ -11,6 +11,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's handler comes later
 
+import contextlib
 import gc
 import mmap
 import os
@@ -18,13 +19,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flask
 import gunicorn.app.base
 import gunicorn.errors
 import gunicorn.glogging
+import gunicorn.sock
 import jinja2
 
 from bokeh_dyno.flask import dev
@@ -68,6 +71,15 @@ def _load_or_say_why(app: gunicorn.app.base.BaseApplication) -> WSGIApplication:
 
 
 gunicorn.app.base.BaseApplication.wsgi = _load_or_say_why
+_close_sockets = gunicorn.sock.close_sockets
+
+
+def _close(listeners: list[Any], unlink: bool = True) -> None:
+    with contextlib.suppress(FileNotFoundError):  # RUN_DIR has been removed
+        _close_sockets(listeners, unlink)
+
+
+gunicorn.sock.close_sockets = _close
 
 # as in bokeh_dyno/bokeh/__main__.py: numpy's threads would fight for the cores, and keep the site from being shared by fork
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -77,6 +89,7 @@ gc.disable()  # until the site is imported (when_ready): collecting during the i
 bind = f"unix:{os.path.join(_settings.run_dir, 'flask.sock')}"
 umask = 0o077  # of the socket, and of what the site writes; gunicorn's default lets everybody write to both
 workers = _settings.web_concurrency
+PAUSE_SECONDS = 5.0  # between two looks of gunicorn's master at its workers, which are a second apart
 GRACEFUL = signal.SIGUSR2  # between gunicorn's master and its workers, for SIGTERM is the platform's
 # threads, so that a slow page does not keep its worker from answering others
 worker_class = "gthread"
@@ -125,9 +138,23 @@ def on_starting(server: Arbiter) -> None:
     if os.environ.get("GUNICORN_CMD_ARGS", "").strip() == "--access-logfile -":
         server.cfg.set("accesslog", None)
         server.log.setup(server.cfg)
+    server.murder_workers = _unless_paused(server.murder_workers)
     if "DYNO_PID" in os.environ:
         kill = server.kill_worker
         server.kill_worker = lambda pid, number: kill(pid, GRACEFUL if number == signal.SIGTERM else number)
+
+
+def _unless_paused(murder: Callable[[], None]) -> Callable[[], None]:
+    """Return what ends the workers that are silent; but when all were stopped, they first need a moment to say that they live."""
+    looked = time.monotonic()
+
+    def look() -> None:
+        nonlocal looked
+        was, looked = looked, time.monotonic()
+        if looked - was < PAUSE_SECONDS:
+            murder()
+
+    return look
 
 
 def when_ready(server: Arbiter) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,28 +17,43 @@ from bokeh_dyno.shared.settings import Settings
 
 DEATHS = 6  # within DEATHS_SECONDS: a worker that will not get better
 DEATHS_SECONDS = 60
-DEADLINE = 2.0  # seconds; /healthz has to be answered within 5 s, also when a worker hangs
+DEADLINE = 0.8  # seconds; /healthz is answered within 1 s, also when a worker hangs
 
 
+FLASK = "/healthz?flask"  # what Flask answers for itself alone (bokeh_dyno/flask/embed.py)
 Probe = tuple[str, str, str]  # name, where it listens, path to GET
+Target = tuple[int, Any]  # a socket's family and address
+Resolve = Callable[[str], Sequence[Target]]
 
 
-def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
+def resolve(address: str) -> Sequence[Target]:
+    """Return all addresses of HOST:PORT, in the order of the system. Raises OSError when there is none."""
+    host, _, port = address.rpartition(":")
+    return [(found[0], found[4]) for found in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)]
+
+
+def silent(probes: Iterable[Probe], deadline: float = DEADLINE, resolve: Resolve = resolve) -> list[str]:
     """Ask all at once and return the names of those that do not answer within `deadline` seconds.
 
-    A probe is (name, path of a unix socket or HOST:PORT, path to GET). Any answer below 500 counts, and a 503 of flask's
-    /healthz: that says that others do not answer.
+    A probe is (name, path of a unix socket or HOST:PORT, path to GET). Of a host with several addresses one has to answer.
+    Any answer below 500 counts. resolve returns the addresses of HOST:PORT; the default asks the system, which may take longer
+    than `deadline`.
     """
     names = []
     with selectors.DefaultSelector() as waiting:
         for name, address, url in probes:
             names.append(name)
-            try:
-                client, host = _connect(address)
-            except OSError:  # nobody listens there, or the queue of a hanging worker is full
-                continue
+            is_tcp = ":" in address and "/" not in address
+            host = address if is_tcp else "localhost"
             request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-            waiting.register(client, selectors.EVENT_WRITE, (name, request, client))
+            try:
+                targets = resolve(address) if is_tcp else [(socket.AF_UNIX, address)]
+            except OSError:
+                continue
+            for target in targets:
+                with contextlib.suppress(OSError):  # nobody listens there, or the queue of a hanging worker is full
+                    client = _connect(*target)
+                    waiting.register(client, selectors.EVENT_WRITE, (name, request, client))
         end = time.monotonic() + deadline
         while waiting.get_map() and (left := end - time.monotonic()) > 0:
             for key, events in waiting.select(left):
@@ -50,8 +66,7 @@ def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
                     answer = client.recv(16)
                 except OSError:
                     answer = b""
-                status = answer[9:12] if answer.startswith(b"HTTP/1.") else b""
-                if b"100" <= status < b"500" or (status == b"503" and name == "flask"):
+                if name in names and answer.startswith(b"HTTP/1.") and b"100" <= answer[9:12] < b"500":
                     names.remove(name)
                 waiting.unregister(client)
                 client.close()
@@ -61,16 +76,9 @@ def silent(probes: Iterable[Probe], deadline: float = DEADLINE) -> list[str]:
     return names
 
 
-def _connect(address: str) -> tuple[socket.socket, str]:
-    """Begin to connect to a unix socket or to HOST:PORT; return the socket and what its server is called."""
-    host, colon, port = address.rpartition(":")
-    family: int
-    target: str | tuple[Any, ...]
-    if colon and "/" not in address:
-        family, kind, protocol, _, target = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-    else:
-        family, kind, protocol, target, address = socket.AF_UNIX, socket.SOCK_STREAM, 0, address, "localhost"
-    client = socket.socket(family, kind, protocol)
+def _connect(family: int, target: Any) -> socket.socket:
+    """Begin to connect, and return the socket."""
+    client = socket.socket(family, socket.SOCK_STREAM)
     client.setblocking(False)
     try:
         client.connect(target)
@@ -81,12 +89,12 @@ def _connect(address: str) -> tuple[socket.socket, str]:
     except OSError:
         client.close()
         raise
-    return client, address
+    return client
 
 
 def probes(settings: Settings, app: str) -> list[Probe]:
     """Return what to ask of all that nginx passes requests to: Flask, and the Bokeh workers or the dynos that have them."""
-    flask = ("flask", os.path.join(settings.run_dir, "flask.sock"), "/healthz")
+    flask = ("flask", os.path.join(settings.run_dir, "flask.sock"), FLASK)
     return [*([flask] if settings.web_concurrency else []), *bokeh_probes(settings, app)]
 
 
@@ -128,12 +136,16 @@ def forget_failure(run_dir: Path, app: str) -> None:
     (run_dir / "failed" / app).unlink(missing_ok=True)
 
 
-def report(settings: Settings, app: str) -> tuple[bool, str]:
-    """Ask the Bokeh workers; return whether all is well, and what /healthz says: ok, and a line for each silent one
-    and each app that could not run."""
-    asked = bokeh_probes(settings, app)
-    names = silent(asked)
-    well = not missing(asked, names, settings)
+def report(settings: Settings, asked: list[Probe], *, strict: bool, resolve: Resolve = resolve) -> tuple[bool, str]:
+    """Ask; return whether the site can serve, and what /healthz says: ok, and a line for each part that is silent and each
+    app that could not run.
+
+    It can when Flask and one Bokeh worker answer: a router that is told otherwise sends nobody here, also to what is well. One
+    that is busy is silent, too. strict: all have to answer.
+    """
+    names = silent(asked, resolve=resolve)
+    of_bokeh = [name for name, _, _ in asked if name != "flask"]
+    well = not names if strict else "flask" not in names and any(name not in names for name in of_bokeh)
     failed = sorted((settings.run_dir / "failed").glob("*"))
     lines = [f"{name} does not answer\n" for name in names]
     lines += [f"bokeh_app/{file.name} could not run at the start\n" for file in failed]

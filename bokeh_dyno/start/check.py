@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     """Check what a project consists of, or what honcho reads of it (--env): print a line for each error."""
     os.chdir(settings.ROOT)
     wrong = _lacking() or wrong_lines(Path(".env")) + wrong_procfile(Path("Procfile"))
-    return _tell(wrong or ([] if arguments == ["--env"] else _problems()))
+    return _tell(wrong or (wrong_port() if arguments == ["--env"] else _problems()))
 
 
 def prepare_static() -> int:
@@ -53,6 +53,18 @@ def _problems() -> list[str]:
         run_dir.make(values)
         _check_routing(values.run_dir / "nginx.check")
     except (settings.SettingsError, apps.AppsError, nginx.NginxError) as error:
+        return str(error).splitlines()
+    return []
+
+
+def wrong_port() -> list[str]:
+    """Return what is wrong with the config vars, once PORT is: honcho, which reads it first, ends with a traceback."""
+    from honcho import environ
+
+    dotenv = environ.parse(Path(".env").read_text("utf-8")) if Path(".env").exists() else {}
+    try:
+        settings.read({**os.environ, **dotenv})
+    except settings.SettingsError as error:
         return str(error).splitlines()
     return []
 

@@ -14,19 +14,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from bokeh_dyno import __version__
 from bokeh_dyno.shared import apps, run_dir, settings, sigterm
-from bokeh_dyno.shared.signals import Inbox, adopt_orphans
+from bokeh_dyno.shared.signals import Inbox, Terminal, adopt_orphans
 from bokeh_dyno.start import check, nginx, port
 from bokeh_dyno.start.output import notify, say
 
+if TYPE_CHECKING:
+    from bokeh_dyno.start.status import Status
+
 USAGE = "usage: bin/start-nginx [-f] COMMAND...   (-f: open the port at once, without waiting for COMMAND to answer)"
-# The platform kills 30 s after SIGTERM. LINGER: its router may hand over requests for a moment more; DRAIN: what is in
-# flight; STOP (bokeh_dyno/start/generations.py): the backends. The rest is to spare.
-LINGER_SECONDS = 1.0
-DRAIN_SECONDS = 21.0
+# The platform kills 30 s after SIGTERM. STOP_LINGER: its router may hand over requests for a moment more; then what is in
+# flight, with it DRAIN together; STOP (bokeh_dyno/start/generations.py): the backends. The rest is to spare.
+DRAIN_SECONDS, LEAST_DRAIN_SECONDS = 23.0, 5.0
 UNSERVED_SECONDS = 4.0  # in the place of DRAIN, when something has failed
+CLOSE_SECONDS = 1.0  # from the signal to nginx to its closed port
+PAUSE_SECONDS = 5.0  # between two turns of a loop: all processes have been stopped meanwhile, or had no time at all
 
 
 class StartError(RuntimeError):
@@ -40,6 +45,7 @@ class Dyno:
         self._command = command
         self._wait = wait
         self._linger, self._drain = 0.0, UNSERVED_SECONDS
+        self._status: Status | None = None
         self._later: set[int] = set()  # signals for when the site is served
 
     def run(self) -> int:
@@ -55,10 +61,10 @@ class Dyno:
             raise StartError(f"Python has no package {', '.join(missing)} ({sys.executable}): run bin/setup")
         if not shutil.which(self._command[0]):
             raise StartError(f"COMMAND {self._command[0]!r} is not to be found: run bin/setup, or check the Procfile")
-        self._held_port = port.hold(self._settings.port)
+        self._held = port.hold(self._settings.port)
         run_dir.make(self._settings)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # what begins now is new enough, and it would end this process
-        self._lock = run_dir.own(self._run_dir)
+        self._locks = [run_dir.own(self._run_dir)]  # each is held until the end: there are processes that wait for it
         name = run_dir.new_name(self._run_dir)
         first = f"{name}:{self._settings.bokeh_workers}"
         erb = nginx.rendering(
@@ -78,6 +84,8 @@ class Dyno:
         from bokeh_dyno.shared import private  # its imports take as long as those before it, here beside erb
         from bokeh_dyno.start.generations import Generations  # psutil is one of the packages that are checked
         from bokeh_dyno.start.processes import Children
+        from bokeh_dyno.start.status import Status
+        from bokeh_dyno.start.upstreams import Upstreams
 
         try:
             private.check_version()
@@ -86,9 +94,14 @@ class Dyno:
         allow_open_files()
         adopt_orphans()
         self._nginx.take(erb)
+        self._terminal = Terminal()
         self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
         self._children = Children(self._inbox)
         self._generations = Generations(name, self._command, self._run_dir, self._nginx, self._children)
+        self._upstreams = Upstreams(lambda: self._generations.serving.values.bokeh_upstream)
+        self._upstreams.start()
+        self._status = Status(self._run_dir, lambda: self._generations.serving.values, self._upstreams.resolve)
+        self._status.start()
         try:
             say(f"bokeh-dyno {__version__}: starting {' '.join(self._command)} (generation {name})")
             self._generations.start()
@@ -104,9 +117,10 @@ class Dyno:
         """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
         from bokeh_dyno.start.generation import GenerationError
 
-        first = self._generations.serving
+        first, looked = self._generations.serving, time.monotonic()
         while True:
-            signals = self._inbox.wait(0.02)
+            signals = self._signals(0.02)
+            first.excuse(max(0.0, -looked + (looked := time.monotonic()) - PAUSE_SECONDS))
             if signals & {signal.SIGTERM, signal.SIGINT}:
                 # nobody is served yet, and Python interrupted in an import prints a traceback
                 first.kill()
@@ -124,12 +138,13 @@ class Dyno:
 
     def _start_nginx(self, shield: Callable[[], None] | None) -> int | None:
         """Start nginx and wait until it listens. Returns an exit code when it, or COMMAND, ended before that."""
-        self._held_port.close()
+        for held in self._held:
+            held.close()
         self._nginx.start(self._children, shield)
         number = self._settings.port
         end, signals = time.monotonic() + self._settings.boot_timeout, self._later
         while not port.listens(number):
-            signals |= self._inbox.wait(0.01)
+            signals |= self._signals(0.01)
             if signals & {signal.SIGTERM, signal.SIGINT}:
                 return 0
             self._children.reap()
@@ -150,10 +165,10 @@ class Dyno:
 
         told = None
         while True:
-            signals = self._inbox.wait(0.02 if self._generations.is_busy() else 1.0)
+            signals = self._signals(0.02 if self._generations.is_busy() else 1.0)
             if signals & {signal.SIGTERM, signal.SIGINT}:  # first: without the shield, COMMAND ends at the same moment
-                self._linger = LINGER_SECONDS if signal.SIGTERM in signals else 0.0
-                self._drain = DRAIN_SECONDS
+                self._linger = self._settings.stop_linger if signal.SIGTERM in signals else 0.0
+                self._drain = max(DRAIN_SECONDS - self._linger, LEAST_DRAIN_SECONDS)
                 say(f"{'SIGTERM' if signal.SIGTERM in signals else 'SIGINT'} received: stopping")
                 return 0
             self._children.reap()
@@ -161,6 +176,12 @@ class Dyno:
                 return self._report(code, f"nginx ended with code {code}")
             self._hear(signals)
             try:
+                if moved := self._upstreams.moved():
+                    self._nginx.reread()
+                    self._upstreams.follow()
+                    say(f"BOKEH_UPSTREAM: {moved}; nginx follows")
+                if not (self._run_dir / "lock").exists():
+                    self._make_anew()
                 self._generations.step()
                 told = None
             except GenerationError as error:
@@ -168,6 +189,28 @@ class Dyno:
             except OSError as error:  # no more files, no more memory: that may pass, and the site still serves
                 if told != (told := str(error)):
                     say(f"error: the processes cannot be watched: {error}")
+
+    def _signals(self, seconds: float) -> set[int]:
+        """Return the signals that came within so many seconds. The end of the terminal, or of honcho above, stops the dyno."""
+        signals = self._inbox.wait(seconds)
+        if signal.SIGHUP in signals and self._terminal.is_closed():
+            signals -= {signal.SIGHUP}
+            say("the terminal is closed")
+            return signals | {signal.SIGINT}
+        if self._terminal.is_left():
+            say("what has started this is gone")
+            return signals | {signal.SIGINT}
+        return signals
+
+    def _make_anew(self) -> None:
+        """Make RUN_DIR, which has been removed, and another generation: nobody reaches the sockets of this one any more."""
+        say(f"error: RUN_DIR={self._run_dir} has been removed: making it anew")
+        time.sleep(CLOSE_SECONDS)  # until whoever does that is done
+        run_dir.make(self._settings)
+        self._locks.append(run_dir.own(self._run_dir))
+        if self._status:
+            self._status.start()
+        self._generations.replace()
 
     def _hear(self, signals: set[int]) -> None:
         """Do what signals ask for that do not stop the dyno."""
@@ -182,13 +225,16 @@ class Dyno:
 
     def _stop(self) -> None:
         """End everything below this process: nginx when it has answered what is in flight, then the backends."""
+        if self._status:
+            self._status.is_stopping = True
         if nginx_pid := self._nginx.pid():
+            self._nginx.keep_no_connections()
             self._children.wait_for("nginx", self._linger)
             with contextlib.suppress(ProcessLookupError):  # without the shield it heard SIGTERM too
                 os.kill(nginx_pid, signal.SIGQUIT)
             began = time.monotonic()
             # not before the port is closed: a page that is told to come back would find this dyno once more
-            while port.listens(self._settings.port) and time.monotonic() < began + LINGER_SECONDS:
+            while port.listens(self._settings.port) and time.monotonic() < began + CLOSE_SECONDS:
                 self._inbox.wait(0.01)
             self._generations.close_websockets()
             if not self._children.wait_for("nginx", began + self._drain - time.monotonic()):

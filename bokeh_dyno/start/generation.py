@@ -103,6 +103,10 @@ class Generation:
         self._silent = health.missing(self._silent, silent, self.values)
         return not self._silent
 
+    def excuse(self, seconds: float) -> None:
+        """Give it so much more time to answer: nothing could run meanwhile."""
+        self._began += seconds
+
     def check(self, is_served: bool) -> None:
         """Raise GenerationError when it cannot go on, for COMMAND or a process of the Procfile is gone."""
         self._check_command()

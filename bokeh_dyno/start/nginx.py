@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -28,7 +29,9 @@ ROUTING = Path(__file__).parent / "routing" / "routing.rb"
 # Debian puts nginx where an ordinary user's PATH does not look
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin", "/usr/local/bin")
 ERB_SECONDS = 10
+TEST_SECONDS = 30  # it asks for the addresses of hosts
 RELOAD_SECONDS = 5  # until nginx has other workers
+CLOSING_SECONDS = 1.0  # in which most of those who keep a connection ask for something, and are told
 # nginx looks for a relative path of these from the folder of the rendered file; for other directives', from the project
 FROM_THERE = re.compile(
     r"(?:^|(?<=[\s;{]))(?:auth_basic_user_file|include|(?:proxy_)?ssl_\w*(?:certificate|certificate_key|password_file|dhparam|crl))"
@@ -53,6 +56,10 @@ class Nginx:
         self._path = find()
         self.version = version(self._path)
         self.conf = run_dir / "nginx.conf"
+        (run_dir / "closing").unlink(missing_ok=True)
+        # at a reload, before 1.27.4: it closes kept connections at once; bin/dev, with one visitor, reloads too often to wait
+        self._loses_requests = tuple(map(int, self.version.split("."))) < (1, 27, 4) and "DYNO_DEV" not in os.environ
+        self._text = ""  # of the configuration; the file may have been removed
         self._children: Children | None = None
 
     def take(self, erb: subprocess.Popen) -> None:
@@ -65,6 +72,7 @@ class Nginx:
         if line := warning(fresh):
             say(f"warning: {line}")
         test(self._path, fresh)
+        self._text = fresh.read_text()
         os.replace(fresh, self.conf)
 
     def start(self, children: Children, shield: Callable[[], None] | None) -> None:
@@ -75,6 +83,15 @@ class Nginx:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
+
+    def keep_no_connections(self) -> None:
+        """Have it tell whoever keeps a connection, with each answer, that it ends: see `closing` in server.conf.erb."""
+        with contextlib.suppress(OSError):
+            (self.conf.parent / "closing").touch()
+
+    def reread(self) -> None:
+        """Have it read the configuration that it has once more, with the addresses of what is named in it."""
+        self._hang_up(self._text)
 
     def pid(self) -> int | None:
         """Return its pid, None when it does not run."""
@@ -92,7 +109,7 @@ class Nginx:
         When nginx runs, it has taken that on return. Raises NginxError when not: it goes on with what it had.
         """
         listed = ",".join(f"{one.name}:{one.values.bokeh_workers}" for one in generations)
-        before = self.conf.read_text()
+        before = self._text
         self.take(rendering({**environ, "DYNO_GENERATIONS": listed}))
         self._hang_up(before)
 
@@ -101,26 +118,34 @@ class Nginx:
 
         Nothing is rendered for it: nobody has said that what is being edited is to count. Raises NginxError.
         """
-        before = self.conf.read_text()
+        before = self._text
         lines = [line for line in before.splitlines(keepends=True) if not line.endswith(f" bokeh_{generation};\n")]
-        self.conf.write_text("".join(lines))
+        self._write("".join(lines))
         self._hang_up(before)
+
+    def _write(self, text: str) -> None:
+        self._text = text
+        self.conf.write_text(text)
 
     def _hang_up(self, before: str) -> None:
         """Have nginx read its configuration, which was `before`, and wait until it goes by it."""
         if not (pid := self.pid()):
             return
         workers = self.workers()
+        if self._loses_requests:
+            self.keep_no_connections()
+            time.sleep(CLOSING_SECONDS)
         os.kill(pid, signal.SIGHUP)
         end = time.monotonic() + RELOAD_SECONDS
         while not self.workers() - workers:
             if time.monotonic() > end:
-                self.conf.write_text(before)
+                self._write(before)
                 raise NginxError("nginx does not take the configuration, and its log says why")
             time.sleep(0.01)
         # a tenth of a second later it tells the workers from before, which accept connections until they hear it
         while any(map(_accepts, workers)) and time.monotonic() < end:
             time.sleep(0.01)
+        (self.conf.parent / "closing").unlink(missing_ok=True)
 
 
 def _accepts(worker: psutil.Process) -> bool:
@@ -172,15 +197,19 @@ def rendering(environ: Mapping[str, str] = os.environ) -> subprocess.Popen:
     erb = shutil.which("erb")
     if not erb:
         raise NotInstalledError("erb is not installed (it comes with ruby): run bin/setup, or apt-get install ruby")
-    return subprocess.Popen(
-        [erb, str(TEMPLATE)],
-        cwd=ROOT,
-        env={**environ, "DYNO_ROUTING": str(ROUTING)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-    )
+    try:
+        return subprocess.Popen(
+            [erb, str(TEMPLATE)],
+            cwd=ROOT,
+            env={**environ, "DYNO_ROUTING": str(ROUTING)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # to be ended with all that the template has started
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )
+    except OSError as error:  # its first line names a ruby that is not there
+        raise NotInstalledError(f"{erb} does not run: {error.strerror} (the ruby of its first line?)") from error
 
 
 def rendered(erb: subprocess.Popen, target: Path) -> None:
@@ -191,7 +220,7 @@ def rendered(erb: subprocess.Popen, target: Path) -> None:
     try:
         text, errors = erb.communicate(timeout=ERB_SECONDS)
     except subprocess.TimeoutExpired:
-        erb.kill()
+        os.killpg(erb.pid, signal.SIGKILL)
         erb.communicate()
         raise NginxError(f"config/nginx.conf.erb does not render: erb still runs after {ERB_SECONDS} s") from None
     if erb.returncode:
@@ -225,7 +254,12 @@ def command(nginx: str, conf: Path) -> list[str]:
 
 def test(nginx: str, conf: Path) -> None:
     """Let nginx test `conf`. Raises NginxError with what nginx says is wrong."""
-    result = subprocess.run([*command(nginx, conf), "-t", "-q"], capture_output=True, text=True, check=False)
+    tested = [*command(nginx, conf), "-t", "-q"]
+    try:
+        result = subprocess.run(tested, capture_output=True, text=True, check=False, timeout=TEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        error = f"nginx -t still runs after {TEST_SECONDS} s: a host that it names has no answer?"
+        raise NginxError(error) from None
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if "[emerg]" in line] or result.stderr.splitlines()
         reason = (

@@ -98,9 +98,9 @@ class Tree:
     def masters(self) -> dict[str, int]:
         """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
         pids = {}
-        for file in self._run_dir.glob("*.pid"):
+        for name in ("flask", "bokeh"):
             with contextlib.suppress(OSError, ValueError):  # just being written
-                pids[file.stem] = int(file.read_text())
+                pids[name] = int((self._run_dir / f"{name}.pid").read_text())
         return pids
 
     def gone(self, is_served: bool) -> str | None:

@@ -34,6 +34,12 @@ Generation = Struct.new(:name, :folder, :workers) do
   def in_token = [name].pack('m0').tr('+/', '-_')
 end
 
+# `listen` for PORT, of both kinds of addresses where this machine has both
+def listen(more = '')
+  ipv6 = File.exist?('/proc/net/if_inet6') ? !File.read('/proc/net/if_inet6').empty? : !File.directory?('/proc/net')
+  ['', *('[::]:' if ipv6)].map { |address| "listen #{address}#{var 'PORT'} #{more}".rstrip + ';' }.join("\n        ")
+end
+
 # The one that serves, then those that still have pages
 def generations
   listed = ENV['DYNO_GENERATIONS'].to_s.split(',').map do |generation|
