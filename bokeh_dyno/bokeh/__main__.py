@@ -55,7 +55,7 @@ from bokeh.embed.bundle import Bundle
 from bokeh.server.views.static_handler import StaticHandler
 from jinja2 import Template
 
-from bokeh_dyno.bokeh import BokehError, options, warm
+from bokeh_dyno.bokeh import BokehError, metrics, options, warm
 from bokeh_dyno.bokeh.app import App
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.bokeh.master import Master
@@ -253,6 +253,7 @@ def main(arguments: list[str]) -> int:
         apps.check()
         (values.run_dir / "bokeh.pid").write_text(str(os.getpid()))
         faults = Faults(apps.names(), values.bokeh_workers, values.run_dir / "workers")
+        metrics.share(values.run_dir, values.bokeh_workers)
         if line := private.warning(bokeh.__version__):
             print(line, flush=True)
         found = Apps(values, faults, serve_options.args or [])

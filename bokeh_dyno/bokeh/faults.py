@@ -20,6 +20,7 @@ from typing import Any
 
 from bokeh.document.document import Document
 
+from bokeh_dyno.bokeh import metrics
 from bokeh_dyno.shared import balance, errors, private
 from bokeh_dyno.shared.balance import THREADS
 
@@ -71,12 +72,28 @@ class Faults:
 
         Raises AppError in the place of SystemExit and KeyboardInterrupt.
         """
+        result = self._call(app, function, *arguments)
+        return self._step_by_step(app, result) if inspect.iscoroutine(result) else result
+
+    def call_back(self, app: int, function: Callable[..., object], *arguments: object) -> Any:
+        """Do as `call`, and count for how long the app's code has run, unless that is a part of what is counted already."""
+        if self._running[self._place()]:
+            return self.call(app, function, *arguments)
+        result, began = None, time.monotonic()
+        try:
+            result = self._call(app, function, *arguments)
+        finally:
+            if not inspect.iscoroutine(result):
+                metrics.callback(time.monotonic() - began)
+        return self._step_by_step(app, result, counts=True) if inspect.iscoroutine(result) else result
+
+    def _call(self, app: int, function: Callable[..., object], *arguments: object) -> Any:
         place = self._place()
         before = self._running[place]
         self._running[place + 1] = time.monotonic()
         self._running[place] = app
         try:
-            result = function(*arguments)
+            return function(*arguments)
         except (SystemExit, KeyboardInterrupt) as stop:
             errors.note(f"bokeh_app/{self.name(app)}", stop)
             raise AppError(f"bokeh_app/{self.name(app)}: {stop!r}") from stop
@@ -87,10 +104,14 @@ class Faults:
             raise
         finally:
             self._running[place] = before
-        return self._step_by_step(app, result) if inspect.iscoroutine(result) else result
 
-    async def _step_by_step(self, app: int, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return await _Steps(self, app, coroutine)
+    async def _step_by_step(self, app: int, coroutine: Coroutine[Any, Any, Any], counts: bool = False) -> Any:
+        steps = _Steps(self, app, coroutine)
+        try:
+            return await steps
+        finally:
+            if counts:
+                metrics.callback(steps.seconds)
 
     def alone_since(self, then: float) -> bool:
         """Return whether only this thread of this worker has run code of apps since `then`, in time.monotonic()."""
@@ -143,15 +164,19 @@ class _Steps:
 
     def __init__(self, faults: Faults, app: int, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._faults, self._app, self._coroutine = faults, app, coroutine
+        self.seconds = 0.0  # for which it has run, without those in which it waited
 
     def __await__(self) -> Generator[Any, Any, Any]:
         step: Callable[[Any], object] = self._coroutine.send
         value: Any = None
         while True:
+            began = time.monotonic()
             try:
                 future = self._faults.call(self._app, step, value)
             except StopIteration as end:
                 return end.value
+            finally:
+                self.seconds += time.monotonic() - began
             try:
                 step, value = self._coroutine.send, (yield future)
             except BaseException as error:
@@ -162,9 +187,9 @@ _apps: weakref.WeakKeyDictionary[Document, tuple[Faults, int]] = weakref.WeakKey
 
 
 def invoke_with_curdoc(doc: Document, f: Callable[[], object]) -> Any:
-    """Do as Bokeh's, through which every callback of an app is called, and hold what comes of it against that app."""
+    """Do as Bokeh's, through which every callback of an app is called; count it, and hold what comes of it against that app."""
     faults, number = _apps.get(doc, (None, 0))
-    return faults.call(number, _invoke_with_curdoc, doc, f) if faults else _invoke_with_curdoc(doc, f)
+    return faults.call_back(number, _invoke_with_curdoc, doc, f) if faults else _invoke_with_curdoc(doc, f)
 
 
 if private.has("faults"):

@@ -20,6 +20,7 @@ from bokeh.util.token import get_session_id
 from tornado.web import HTTPError, RequestHandler
 from tornado.websocket import WebSocketHandler
 
+from bokeh_dyno.bokeh import metrics
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.shared import tokens
 from bokeh_dyno.shared.settings import Settings
@@ -32,7 +33,11 @@ FULL = "There are too many open plots here at the moment."
 
 
 class FullError(Exception):
-    """No further session is started now; the message is a sentence for the visitor."""
+    """No further session is started now; the message is a sentence for the visitor, the reason one of numbers.REFUSED."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Room:
@@ -61,16 +66,18 @@ class Room:
         """
         now = time.monotonic()
         if sum(now - past < OFFENCE_SECONDS for past in self._offences.get(address, ())) >= OFFENCES:
-            raise FullError(FULL)
+            raise FullError(FULL, "offences")
         sessions = [
             session for context in contexts.values() for session in context.sessions if not session.expiration_requested
         ]
-        self._make_room([session for session in sessions if self._address(session) == address], self._max_of_visitor)
-        self._make_room(sessions, self._max_sessions)
+        self._make_room(
+            [session for session in sessions if self._address(session) == address], self._max_of_visitor, "visitor"
+        )
+        self._make_room(sessions, self._max_sessions, "full")
         waiting = self._waiting[of_page]
         same = sum(other == address for other, _ in waiting)
         if len(waiting) >= self._max_starts or same >= max(1, self._max_starts // 4):
-            raise FullError(FULL)
+            raise FullError(FULL, "starts")
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         waiting.append((address, turn))
@@ -82,12 +89,12 @@ class Room:
         """Note that a message of a visitor has cost too much: after some of them, nothing is started for that address."""
         self._offences.setdefault(address, deque(maxlen=OFFENCES)).append(time.monotonic())
 
-    def _make_room(self, sessions: list[ServerSession], most: int) -> None:
+    def _make_room(self, sessions: list[ServerSession], most: int, reason: str) -> None:
         if len(sessions) < most:
             return
         left = [session for session in sessions if session in self._opened and session.connection_count == 0]
         if not left:
-            raise FullError(FULL)
+            raise FullError(FULL, reason)
         max(left, key=lambda session: session.milliseconds_since_last_unsubscribe).request_expiration()
 
     def _next(self) -> None:
@@ -129,6 +136,12 @@ class Room:
         return self._addresses[session]
 
 
+def _refused(reason: str, error: HTTPError) -> HTTPError:
+    """Return `error` for whoever is refused for a reason of numbers.REFUSED, which is counted."""
+    metrics.refused(reason)
+    return error
+
+
 class Gate(AuthProvider):
     """Lets only sessions with a valid token in, before anything is done for them; then asks the site's auth module.
 
@@ -164,17 +177,17 @@ class Gate(AuthProvider):
         if isinstance(handler, WebSocketHandler):
             protocols = handler.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
             if len(protocols) != 2 or protocols[0].strip() != "bokeh" or not tokens.is_valid(protocols[1].strip(), app):
-                raise HTTPError(403, "no valid session token")
+                raise _refused("token", HTTPError(403, "no valid session token"))
             user = await self._user(handler)
             if not user:  # Bokeh would redirect, once it is open
-                raise HTTPError(403, "a WebSocket of somebody who is not logged in")
+                raise _refused("login", HTTPError(403, "a WebSocket of somebody who is not logged in"))
             if self._closing:
-                raise HTTPError(503, "stopping")
+                raise _refused("stopping", HTTPError(503, "stopping"))
             self.websockets[handler] = asyncio.get_running_loop().time()
             return user
         token = handler.get_argument("bokeh-token", None)
         if token is not None and not tokens.is_valid(token, app):
-            raise HTTPError(403, "no valid session token")
+            raise _refused("token", HTTPError(403, "no valid session token"))
         opens = handler if isinstance(handler, SessionHandler) and not isinstance(handler, MetadataHandler) else None
         if opens:
             self._only_token(opens, token)
@@ -201,18 +214,24 @@ class Gate(AuthProvider):
         request = handler.request
         by_id = request.headers.pop("Bokeh-Session-Id", None) or request.arguments.pop("bokeh-session-id", None)
         if by_id and token is None:
-            raise HTTPError(403, "a session id without a token")
+            raise _refused("token", HTTPError(403, "a session id without a token"))
         request.uri = re.sub(r"(?<=[?&])bokeh-token=[^&]*&?", "", request.uri).rstrip("?&")
 
     async def enter(self, handler: SessionHandler | WSHandler, token: str, of_page: bool) -> None:
         """Return when the session of `token` is there or may be started. Raises FullError when it may not."""
         context = handler.application_context
-        if self._faults.is_off((context.url or "").strip("/")):
-            raise FullError(OFF)
         session_id = get_session_id(token)
-        if all(session.id != session_id for session in context.sessions):
+        try:
+            if self._faults.is_off((context.url or "").strip("/")):
+                raise FullError(OFF, "off")
+            if any(session.id == session_id for session in context.sessions):
+                return
             server: Any = handler.application  # a BokehTornado, which Bokeh 3.9 does not say
             await self.room.enter(server.applications, handler.request.remote_ip or "", of_page)
+        except FullError as error:
+            metrics.refused(error.reason)
+            raise
+        metrics.session_opened(again="again" in handler.request.query_arguments)
 
     def close_websockets(self) -> None:
         """Tell every open page that the service restarts (1012, RFC 6455's registry), and take no new ones."""

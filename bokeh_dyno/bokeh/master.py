@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import psutil
 
-from bokeh_dyno.bokeh import BokehError
+from bokeh_dyno.bokeh import BokehError, metrics
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.shared import buildpack, errors, health, sigterm
 from bokeh_dyno.shared.settings import Settings
@@ -104,6 +104,7 @@ class Master:
                 self._ending = None
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # what its apps have started, a pool of processes, say
+            metrics.restarted(number)
             app = self._faults.blame(number)
             if not app and self._deaths[number].too_many():
                 raise BokehError(f"worker {number} {how}; {health.DEATHS} times within {health.DEATHS_SECONDS} s")

@@ -13,6 +13,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketProtocol, WebSocketProtocol13
 
+from bokeh_dyno.bokeh import metrics
 from bokeh_dyno.bokeh.frames import CHUNK, Frames
 from bokeh_dyno.bokeh.gate import OFF, FullError, Gate
 from bokeh_dyno.bokeh.limits import Limits
@@ -46,6 +47,8 @@ class WebSocket(WSHandler):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._left = False
+        self._is_counted = False  # as one that is open
+        self._code: int | None = None  # that it was closed with from here
         self._address = self.request.remote_ip or ""
         self._began: float | None = None  # when the message that is arriving did
         self._held = 0  # bytes of it, as they are now
@@ -63,6 +66,9 @@ class WebSocket(WSHandler):
         return Frames(self, False, protocol.params) if isinstance(protocol, WebSocketProtocol13) else protocol
 
     async def _async_open(self, token: str) -> None:
+        if not self._is_closed():
+            self._is_counted = True
+            metrics.websocket_opened()
         try:
             await self.gate.enter(self, token, of_page=True)
         except FullError as error:
@@ -84,9 +90,16 @@ class WebSocket(WSHandler):
 
     def on_close(self) -> None:
         self._left = True
+        if self._is_counted:
+            self._is_counted = False
+            metrics.websocket_closed(self._code or self.close_code)
         self._count(-self._held)
         self.limits.remove(self)
         super().on_close()
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        self._code = self._code or code
+        super().close(code, reason)
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection at once, whatever is still to be sent or read."""

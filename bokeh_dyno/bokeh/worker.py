@@ -34,7 +34,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.ioloop import PeriodicCallback
 from tornado.web import RequestHandler
 
-from bokeh_dyno.bokeh import warm
+from bokeh_dyno.bokeh import metrics, warm
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.bokeh.gate import Gate, Room
 from bokeh_dyno.bokeh.limits import Limits
@@ -76,6 +76,7 @@ class Worker(Serve):
         sigterm.disregard()
         self._beat = beat
         self._faults.in_worker(number)
+        metrics.in_worker(number)
         per_app_patterns[:], toplevel_patterns[:] = PATTERNS  # Panel, imported by any app, puts its own there
         fork.reseed()
         for name in ("unix_socket", "log_format"):
@@ -126,6 +127,7 @@ class Worker(Serve):
             beat()
             sessions = server.get_sessions()
             self._faults.count(len(sessions))
+            metrics.sessions(len(sessions))
             self._gate.room.clear(sessions)
             self._limits.every_second()
             if COLLECTOR.every_second():
@@ -134,6 +136,7 @@ class Worker(Serve):
                 loop.stop()
 
         every_second()
+        metrics.watch()
         PeriodicCallback(every_second, 1000).start()
         server.io_loop.start = _endless(server.io_loop.start)  # type: ignore[method-assign] # no hook is there for it
         self._trying = loop.create_task(self._try())

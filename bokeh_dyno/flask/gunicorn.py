@@ -31,7 +31,7 @@ import gunicorn.sock
 import jinja2
 
 from bokeh_dyno.flask import dev
-from bokeh_dyno.shared import buildpack, errors, fork, health, settings, sigterm, spare
+from bokeh_dyno.shared import buildpack, errors, fork, health, numbers, settings, sigterm, spare
 from bokeh_dyno.shared.log import Discreet, one_line, print_whole_lines
 from bokeh_dyno.shared.signals import start_script_is_gone
 
@@ -110,6 +110,7 @@ control_socket_disable = True
 spare.wait("flask")
 _before, _began = fork.Before(), time.monotonic()
 _deaths = health.Deaths()
+(_numbers,) = numbers.make(_settings.run_dir / "metrics" / "flask", numbers.FLASK, 1)
 # shared with the workers: by age, those that end because of max_requests, and the requests that each is answering
 _retired, _answering = mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)
 _counting = threading.Lock()
@@ -240,6 +241,7 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
     """
     if not server.LISTENERS:  # it is stopping
         return
+    _numbers.add("restarts")
     age = worker.age % 4096
     retired, answering = _retired[age], _answering[age]
     _retired[age] = _answering[age] = 0

@@ -81,7 +81,8 @@ const next_task = () => new Promise((done) => {
 // not get so far, BokehJS would write errors into the console.
 /** @param {string} url @param {string} token @param {Listener} listener */
 export const open_socket = (url, token, listener) => {
-  const socket = new WebSocket(`${url}?document=1`, ["bokeh", token])
+  // again: for the count of pages that came back (/metrics)
+  const socket = new WebSocket(`${url}?document=1${listener.opened ? "&again=1" : ""}`, ["bokeh", token])
   socket.binaryType = "arraybuffer"
   /** @type {any[]} */
   const events = []

@@ -90,7 +90,7 @@ USES = {
         },
     ),
     "faults": Use(  # bokeh_dyno/bokeh/faults.py
-        "sys.exit() in a callback as an error of its app alone",
+        "sys.exit() in a callback as an error of its app alone, and the seconds of callbacks in /metrics",
         {"bokeh.document.callbacks:invoke_with_curdoc": "doc f"},
     ),
     "requests": Use(  # bokeh_dyno/bokeh/faults.py

@@ -15,7 +15,7 @@ from bokeh_dyno.start import nginx
 
 LINE = "web: bin/start-nginx honcho start -e /dev/null -f Procfile.dyno"
 # what the dyno imports or runs, and requirements.txt has to bring
-PACKAGES = ("bokeh", "brotli", "flask", "gunicorn", "honcho", "psutil")
+PACKAGES = ("bokeh", "brotli", "flask", "gunicorn", "honcho", "prometheus_client", "psutil")
 
 
 def main(arguments: list[str]) -> int:

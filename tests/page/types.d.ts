@@ -48,6 +48,7 @@ type Listener = {
   answered(message: Message, failed: boolean): void
   refused(size: number, most: number): void
   render(): void
+  opened?: boolean
 }
 type Connection = ReturnType<typeof import("../../bokeh_dyno/page/connection.js").open_socket>
 
