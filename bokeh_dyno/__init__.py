@@ -13,6 +13,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         status      what it answers by itself: /healthz, /metrics
         upstreams   the addresses of Bokeh dynos elsewhere
         output      what the start script prints
+        metrics     /metrics: who may have it, and the requests; collector: all else that it says
         check       a project without starting it, and what honcho reads
         init        what a repository with a Flask site needs to be a dyno; project/: the files
         dev         what bin/dev does; start_script: the dyno below it
@@ -34,6 +35,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         websocket   what a visitor may send; frames: how it travels; limits: what all may hold
         reading     what reading it may cost
         faults      whose fault it is when a worker ends
+        metrics     what a worker counts for /metrics
         properties  what Bokeh works out anew for each model, once
         idle        the process when the workers are on dynos elsewhere
     page/    what the browser gets
@@ -49,6 +51,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         tokens      session tokens: made and checked
         balance     which worker a new session goes to
         health      who answers and who does not
+        numbers     memory in which processes count, for /metrics
         log         whole lines, and nothing private in them; errors: what bin/dev shows of them
         fork        what code leaves behind, which a fork must not share
         spare       below bin/dev: the next processes, there before they are wanted

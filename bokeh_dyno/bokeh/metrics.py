@@ -39,9 +39,8 @@ def in_worker(number: int) -> None:
     _row.set("pid", os.getpid())
 
 
-def watch() -> None:
-    """Look from now on how late the running event loop is: one look costs it some 10 µs."""
-    loop = asyncio.get_running_loop()
+def watch(loop: asyncio.AbstractEventLoop) -> None:
+    """Look from now on how late an event loop is: one look costs it some 10 µs."""
     due, began, before, longest = loop.time() + LAG_SECONDS, loop.time(), 0.0, 0.0
 
     def look() -> None:

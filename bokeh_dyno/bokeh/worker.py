@@ -136,7 +136,7 @@ class Worker(Serve):
                 loop.stop()
 
         every_second()
-        metrics.watch()
+        metrics.watch(loop)
         PeriodicCallback(every_second, 1000).start()
         server.io_loop.start = _endless(server.io_loop.start)  # type: ignore[method-assign] # no hook is there for it
         self._trying = loop.create_task(self._try())

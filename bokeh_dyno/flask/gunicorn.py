@@ -108,9 +108,9 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm
 control_socket_disable = True
 
 spare.wait("flask")
+(_numbers,) = numbers.make(_settings.run_dir / "metrics" / "flask", numbers.FLASK, 1)
 _before, _began = fork.Before(), time.monotonic()
 _deaths = health.Deaths()
-(_numbers,) = numbers.make(_settings.run_dir / "metrics" / "flask", numbers.FLASK, 1)
 # shared with the workers: by age, those that end because of max_requests, and the requests that each is answering
 _retired, _answering = mmap.mmap(-1, 4096), mmap.mmap(-1, 4096)
 _counting = threading.Lock()

@@ -64,6 +64,7 @@ class Row:
         """Keep them in `memory`, of one double for each field; without it, for nobody but this process."""
         self._memory = memoryview(bytearray(8 * len(fields))).cast("d") if memory is None else memory
         self._at = {field: place for place, field in enumerate(fields)}
+        self._first = {field.partition(":")[0]: place for place, field in reversed(list(enumerate(fields)))}
         self._lock = threading.Lock()  # callbacks run in several threads
 
     def add(self, field: str, more: float = 1.0) -> None:
@@ -77,7 +78,7 @@ class Row:
 
     def observe(self, histogram: str, seconds: float) -> None:
         """Count something that took so long."""
-        first = self._at[histogram + ":" + str(BUCKETS[0])]
+        first = self._first[histogram]
         with self._lock:
             self._memory[first + bisect.bisect_left(BUCKETS, seconds)] += 1
             self._memory[first + len(BUCKETS) + 1] += seconds

@@ -93,7 +93,9 @@ class _Collector:
         sessions = _gauge("sessions", "Sessions that there are, those without a page at the moment included.", *WORKER)
         opened = _counter("sessions_opened", "Sessions that have begun.", *WORKER)
         recovered = _counter(
-            "sessions_recovered", "Of those, for pages that came back and entered their values.", *WORKER
+            "sessions_recovered",
+            "Sessions that have begun for pages that came back, which then enter their values.",
+            *WORKER,
         )
         refused = _counter("sessions_refused", "Sessions that were not opened, by reason.", *WORKER, "reason")
         websockets = _gauge("websockets", "WebSockets that are open.", *WORKER)
@@ -104,11 +106,19 @@ class _Collector:
             *WORKER,
             "code",
         )
-        callback = _histogram("callback_seconds", "Seconds for which an app's code has run in one callback.", *WORKER)
+        callback = _histogram(
+            "callback_seconds",
+            "Seconds for which an app's code has run in one callback: for a message of a page, or for a timer.",
+            *WORKER,
+        )
         lag = _histogram(
             "event_loop_lag_seconds", "How late a worker's event loop was, looked at four times a second.", *WORKER
         )
-        longest = _gauge("event_loop_longest_lag_seconds", "The longest lag of the last minute, now included.", *WORKER)
+        longest = _gauge(
+            "event_loop_max_lag_seconds",
+            "The longest lag of the last half to whole minute, that of now included.",
+            *WORKER,
+        )
         now = time.monotonic()
         for labels, row in self._rows():
             sessions.add_metric(labels, row["sessions"])

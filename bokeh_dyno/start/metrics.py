@@ -13,13 +13,12 @@ from bokeh_dyno.shared.numbers import BUCKETS
 from bokeh_dyno.shared.settings import Settings
 
 TEXT = "text/plain; charset=utf-8"
-# The line as text, as JSON, and the short one that is printed nowhere. What a visitor writes has no quote in it, and the last
-# two are of few characters, whatever the visitor sends
+# The line as it is printed, and the short one that is not. What a visitor has written has no quote in it, and the id no space
 LINE = re.compile(
     rb'(?:\x1f|[^ "]+ "[^"]*" )([1-5][0-9][0-9]) (?:[0-9]+ )?seconds=([0-9]+(?:[.][0-9]+)?) '
     rb"(?:request_id=[^ ]* )?backend=(flask|bokeh|nginx)(?![^ \n])"
 )
-KEPT_SECONDS = 1.0  # that an answer is given again: whoever asks more often costs nothing more
+KEPT_SECONDS = 0.25  # that an answer is given again: whoever asks more often costs nothing more
 
 # by backend and status; and of each backend the number of requests by BUCKETS, and the sum of their seconds
 _requests: dict[tuple[bytes, bytes], int] = {}
