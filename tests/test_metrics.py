@@ -196,6 +196,18 @@ def test_requests_by_status_and_backend_and_their_seconds(site: Dyno) -> None:
     assert 0.3 < more("request_seconds_sum", backend="flask") < 5
 
 
+def test_the_series_of_a_generation_go_with_it(site: Dyno) -> None:
+    (first,) = ask(site).values("sessions", "generation")
+    site.process.send_signal(signal.SIGUSR2)
+    site.wait_for_log(f"generation {first} ends", 40)
+    now = ask(site)
+    (second,) = now.values("sessions", "generation")
+    assert now.sum("generation_state", generation=second, state="serving") == 1
+    assert now.sum("generation_state") == 1
+    assert time.time() - 60 < now.sum("generation_start_time_seconds", generation=second) < time.time()
+    assert first not in site.get("/metrics").text
+
+
 def test_sessions_and_websockets(site: Dyno) -> None:
     before = ask(site)
     with Visitor(site, "counter") as visitor:
@@ -339,17 +351,6 @@ def test_names_and_labels_are_as_prometheus_wants_them_and_nothing_of_a_visitor_
             assert (set(sample.labels) <= LABELS) or family.name == "bokeh_dyno_build_info", sample
             assert all(re.fullmatch(r"[\w.+]*", value) for value in sample.labels.values()), sample
     assert len(now.samples) < 500
-
-
-def test_the_series_of_a_generation_go_with_it(site: Dyno) -> None:
-    (first,) = ask(site).values("sessions", "generation")
-    site.process.send_signal(signal.SIGUSR2)
-    now = wait_until(site, lambda now: first not in now.values("generation_state", "generation"), 30)
-    (second,) = now.values("sessions", "generation")
-    assert now.sum("generation_state", generation=second, state="serving") == 1
-    assert now.sum("generation_state") == 1
-    assert time.time() - 60 < now.sum("generation_start_time_seconds", generation=second) < time.time()
-    assert first not in site.get("/metrics").text
 
 
 # --- what is made of it ---

@@ -180,7 +180,7 @@ class Gate(AuthProvider):
                 raise _refused("token", HTTPError(403, "no valid session token"))
             user = await self._user(handler)
             if not user:  # Bokeh would redirect, once it is open
-                raise _refused("login", HTTPError(403, "a WebSocket of somebody who is not logged in"))
+                raise _refused("user", HTTPError(403, "a WebSocket of somebody who is not logged in"))
             if self._closing:
                 raise _refused("stopping", HTTPError(503, "stopping"))
             self.websockets[handler] = asyncio.get_running_loop().time()

@@ -26,7 +26,7 @@ BUCKETS = (
     5.0,
     10.0,
 )  # seconds, at most; what is longer has its own
-REFUSED = ("full", "visitor", "starts", "offences", "off", "token", "login", "stopping")  # why a session was not opened
+REFUSED = ("full", "visitor", "starts", "offences", "off", "token", "user", "stopping")  # why a session was not opened
 CODES = (
     "1000",
     "1001",
