@@ -32,8 +32,10 @@ from dyno_under_test import (
     wait_for,
 )
 from playwright.sync_api import Page
+from test_metrics import Figures
 from test_recovery import assert_whole, open_page, take_out_what_the_absence_caused
 from test_sessions import open_websocket, runs
+from visitor import Visitor
 
 MakeDyno = Callable[..., Dyno]
 KEY = secrets.token_hex(32)
@@ -102,6 +104,18 @@ def test_each_tier_runs_its_part_only(tiers: Tiers) -> None:
         assert one.find("gunicorn")[-1].children() == []
         assert one.get("/healthz").text == "ok\n"
         assert one.get("/echo").status == 404
+
+
+def test_each_tier_has_figures_of_its_own(tiers: Tiers) -> None:
+    with Visitor(tiers.flask) as visitor:
+        visitor.document()
+        of_flask, *of_bokeh = (Figures(one.get("/metrics").text) for one in (tiers.flask, *tiers.bokeh))
+    assert {"flask", "flask.1"} <= of_flask.values("process_resident_memory_bytes", "process")
+    assert of_flask.values("sessions", "worker") == set()
+    assert sum(one.sum("websockets") for one in of_bokeh) == 1
+    for one in of_bokeh:
+        assert one.values("sessions", "worker") == {"1", "2"}
+        assert one.values("process_resident_memory_bytes", "process") >= {"bokeh", "bokeh.1", "bokeh.2"}
 
 
 @pytest.mark.parametrize("page", ["/with/counter", "/bkapp/counter"])

@@ -48,7 +48,7 @@ class WebSocket(WSHandler):
         super().__init__(*arguments, **options)
         self._left = False
         self._is_counted = False  # as one that is open
-        self._code: int | None = None  # that it was closed with from here
+        self._closed_with: int | None = None  # by us, and not by the visitor
         self._address = self.request.remote_ip or ""
         self._began: float | None = None  # when the message that is arriving did
         self._held = 0  # bytes of it, as they are now
@@ -92,13 +92,14 @@ class WebSocket(WSHandler):
         self._left = True
         if self._is_counted:
             self._is_counted = False
-            metrics.websocket_closed(self._code or self.close_code)
+            metrics.websocket_closed(self._closed_with or self.close_code)
         self._count(-self._held)
         self.limits.remove(self)
         super().on_close()
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
-        self._code = self._code or code
+        if self.close_code is None:
+            self._closed_with = self._closed_with or code or 1000
         super().close(code, reason)
 
     def end(self, code: int, reason: str) -> None:
