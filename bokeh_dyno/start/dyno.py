@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from bokeh_dyno import __version__
 from bokeh_dyno.shared import apps, run_dir, settings, sigterm
 from bokeh_dyno.shared.signals import Inbox, Terminal, adopt_orphans
-from bokeh_dyno.start import check, nginx, port
+from bokeh_dyno.start import check, events, nginx, output, port
 from bokeh_dyno.start.output import notify, say
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Dyno:
         self._began = time.monotonic()
         self._settings = settings.read()
         settings.complete()
+        events.use(self._settings.log_format)
         self._run_dir = self._settings.run_dir
         self._nginx = nginx.Nginx(self._run_dir)
         os.environ["NGINX_VERSION"] = self._nginx.version
@@ -94,6 +95,7 @@ class Dyno:
         allow_open_files()
         adopt_orphans()
         self._nginx.take(erb)
+        output.OUTPUT.start()
         self._terminal = Terminal()
         self._inbox = Inbox(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
         self._children = Children(self._inbox)
@@ -270,6 +272,7 @@ def main(arguments: list[str]) -> int:
     try:
         return Dyno(arguments, wait).run()
     except (StartError, settings.SettingsError, apps.AppsError, nginx.NginxError, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr, flush=True)
+        output.error(str(error))
         return 1
+    finally:
+        output.OUTPUT.close()

@@ -15,7 +15,8 @@ from typing import IO
 import psutil
 
 from bokeh_dyno.shared import apps, balance, health, settings, sigterm
-from bokeh_dyno.start.output import say
+from bokeh_dyno.start import events
+from bokeh_dyno.start.output import OUTPUT, say
 from bokeh_dyno.start.processes import Children, Tree
 
 # the part of BOOT_TIMEOUT that one app may take, until the others are served without it
@@ -44,6 +45,7 @@ class Generation:
         self._root = settings.ROOT.resolve()  # where a link leads to now
         self.env = {**environ, "DYNO_GENERATION": name, "DYNO_ROOT": str(self._root)}
         self.env["DYNO_PORT"] = self.env.get("PORT", "")
+        self.env["LOG_FORMAT"] = os.environ["LOG_FORMAT"]  # as all of this dyno's lines are, whatever .env says now
         self.values = settings.read(self.env)
         settings.complete(self.env)
         self.folder = self.values.run_dir
@@ -78,7 +80,15 @@ class Generation:
 
     def _run(self, more: Mapping[str, str] | None = None) -> None:
         env = {**self.env, "DYNO_SUSPECT": ",".join(self._suspects), **(more or {})}
-        self._children.start(self.name, self._command, sigterm.block, env=env, cwd=self._root)
+        reads, writes = os.pipe()
+        # honcho keeps the end that is read open, too: when this process is killed, what it then prints is no error, and it
+        # ends the others
+        self._children.start(
+            self.name, self._command, sigterm.block, env=env, cwd=self._root,
+            stdout=writes, stderr=writes, pass_fds=(reads,),
+        )  # fmt: skip
+        os.close(writes)
+        OUTPUT.follow(reads, events.of_command)
         self._silent = health.probes(self.values, apps.names()[0])
 
     def answers(self) -> bool:

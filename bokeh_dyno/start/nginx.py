@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from bokeh_dyno.shared.settings import ROOT
 from bokeh_dyno.shared.signals import die_with_parent
-from bokeh_dyno.start.output import copy_log, say
+from bokeh_dyno.start import events
+from bokeh_dyno.start.output import OUTPUT, say
 
 if TYPE_CHECKING:
     import psutil
@@ -78,11 +78,15 @@ class Nginx:
     def start(self, children: Children, shield: Callable[[], None] | None) -> None:
         """Start it, and copy its log."""
         self._children = children
-        process = children.start(
+        reads, writes = os.pipe()
+        # its times are those of everybody's, as events have them
+        env = {**os.environ, "TZ": "UTC"} if os.environ.get("LOG_FORMAT") == "json" else None
+        children.start(
             "nginx", command(self._path, self.conf), shield,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=writes, stderr=writes, env=env,
         )  # fmt: skip
-        threading.Thread(target=copy_log, args=(process.stdout,), daemon=True).start()
+        os.close(writes)
+        OUTPUT.follow(reads, events.of_nginx)
 
     def keep_no_connections(self) -> None:
         """Have it tell whoever keeps a connection, with each answer, that it ends: see `closing` in server.conf.erb."""

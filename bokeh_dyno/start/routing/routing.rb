@@ -2,7 +2,7 @@
 # nothing but the config vars: bokeh_dyno/shared/config_vars.py explains each and checks it. The defaults here are for erb run by
 # hand or by the nginx buildpack's own script, which collects logs from logs/nginx.
 
-VERSION_OF_ROUTING = 1 # higher when an older config/nginx.conf.erb has to be changed (CHANGELOG.md)
+VERSION_OF_ROUTING = 2 # higher when an older config/nginx.conf.erb has to be changed (CHANGELOG.md)
 DEFAULTS = {
   'PORT' => '5000', 'RUN_DIR' => 'run', 'WEB_CONCURRENCY' => '2', 'FORCE_HTTPS' => '0',
   'BOKEH_PREFIX' => '/bkapp', 'BOKEH_WORKERS' => '2', 'BOKEH_UPSTREAM' => '', 'BOKEH_ALLOW_WS_ORIGIN' => '',
@@ -10,7 +10,7 @@ DEFAULTS = {
   'CONTENT_SECURITY_POLICY' => 'on', 'FRAME_ANCESTORS' => 'self',
   'BOKEH_MAX_STARTS' => '20', 'VISITOR_CONNECTIONS' => '500', 'FORWARDED_ALLOW_IPS' => '127.0.0.1,::1',
   'NGINX_WORKERS' => '2', 'NGINX_WORKER_CONNECTIONS' => '6000', 'NGINX_ACCESS_LOG_PATH' => 'logs/nginx/access.log',
-  'NGINX_ERROR_LOG_PATH' => 'logs/nginx/error.log'
+  'NGINX_ERROR_LOG_PATH' => 'logs/nginx/error.log', 'LOG_FORMAT' => 'text'
 }
 
 # A config var
@@ -67,6 +67,11 @@ def dev_script(more = '')
 end
 
 def flask? = var('WEB_CONCURRENCY') != '0'
+
+# Where requests are logged; our start script counts them, too, in the lines on /dev/stdout, or else in such as are for it alone
+def counted_apart?
+  ENV['DYNO_GENERATIONS'].to_s != '' && (var('NGINX_ACCESS_LOG_PATH') != '/dev/stdout' || var('LOG_FORMAT') == 'json')
+end
 
 # The routing's version that a config/nginx.conf.erb was written for
 def written_for(version)
