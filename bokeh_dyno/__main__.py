@@ -9,6 +9,16 @@ import sys
 
 def main() -> int:
     """Run the command that the command line names; return the exit code."""
+    try:
+        code = _run()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # of `| head`, which has all that it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would complain at its end
+        return 1
+
+
+def _run() -> int:
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Ctrl-C before there is anything to stop: no traceback
     root = os.environ.get("DYNO_ROOT")
     if root and not os.path.isdir(root):
@@ -33,6 +43,10 @@ def main() -> int:
         from bokeh_dyno.start import dev
 
         return dev.main(arguments)
+    if name == "server":
+        from bokeh_dyno.start import start_script
+
+        start_script.become()
     if name == "check":
         from bokeh_dyno.start import check
 
@@ -58,6 +72,7 @@ def main() -> int:
 
 USAGE = """usage: bokeh-dyno start [-f] COMMAND...   start COMMAND and, once it answers, nginx on $PORT
        bokeh-dyno dev [--open]           start it for development: each saved edit is seen on the open page
+       bokeh-dyno server                 start what `web` is in the Procfile, with .env, as `honcho start web` does
        bokeh-dyno check [--env]          check the settings, the apps and the routing; --env: what honcho reads
        bokeh-dyno init [--app MODULE:NAME] [--diff]   add what a Flask site lacks to be a dyno; --diff: say what differs
        bokeh-dyno new-app NAME           make a Bokeh app to begin with

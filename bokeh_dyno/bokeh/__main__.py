@@ -13,6 +13,7 @@ import gc
 gc.disable()  # until everything is imported: collecting after every few hundred of Bokeh's classes costs a sixth of it
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -24,9 +25,10 @@ from collections.abc import Mapping, Sequence
 if __name__ == "__main__":
     from bokeh_dyno.bokeh import idle
     from bokeh_dyno.shared import buildpack, private, sigterm
-    from bokeh_dyno.shared.log import print_whole_lines
+    from bokeh_dyno.shared.log import guard, print_whole_lines
 
     print_whole_lines()  # before the imports, for logging takes what sys.stderr is then
+    guard()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
     sigterm.disregard()
     buildpack.prepare()
@@ -53,6 +55,7 @@ from bokeh.core.templates import get_env as bokeh_templates
 from bokeh.document import Document
 from bokeh.embed.bundle import Bundle
 from bokeh.server.views.static_handler import StaticHandler
+from bokeh.util import logconfig
 from jinja2 import Template
 
 from bokeh_dyno.bokeh import BokehError, metrics, options, warm
@@ -63,9 +66,11 @@ from bokeh_dyno.bokeh.reading import Memory
 from bokeh_dyno.bokeh.worker import Forget, Worker
 from bokeh_dyno.page import needs, static
 from bokeh_dyno.shared import apps, errors, fork, health, private, run_dir, settings, spare
-from bokeh_dyno.shared.log import one_line
+from bokeh_dyno.shared.log import Discreet, one_line
 from bokeh_dyno.shared.settings import Settings
 
+if logconfig.default_handler:  # until the workers have their own
+    logconfig.default_handler.setFormatter(Discreet(logging.BASIC_FORMAT))
 if private.has("defaults"):
     import bokeh_dyno.bokeh.properties  # noqa: F401 (for its effect)
 

@@ -24,7 +24,7 @@ from bokeh.models.widgets.markups import Div
 from bokeh.server.contexts import BokehSessionContext
 
 from bokeh_dyno.bokeh.faults import AppError, Faults
-from bokeh_dyno.shared import apps, errors, health, private, tokens
+from bokeh_dyno.shared import apps, errors, health, private, sentry, tokens
 
 HOOKS = ("app_hooks.py", "server_lifecycle.py")
 log = logging.getLogger(__name__)
@@ -146,6 +146,15 @@ class App(DirectoryHandler):
     def process_request(self, request: Any) -> Any:
         return self._faults.call(self._number, self._handler.process_request, request)
 
+
+def _handle_exception(handler: Any, error: Exception) -> None:
+    """Do as Bokeh's, which keeps the text of an error only."""
+    sentry.capture(error, f"bokeh_app/{apps.name(Path(handler.path))}" if hasattr(handler, "path") else "bokeh_app")
+    _keep_error(handler, error)
+
+
+if private.has("errors"):
+    _keep_error = private.replace("bokeh.application.handlers.code_runner:handle_exception", _handle_exception)
 
 # Modules that an app has imported under a name which another app has, too: by the app's folder and that name
 _kept: dict[tuple[Path, str], ModuleType] = {}

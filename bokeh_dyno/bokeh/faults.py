@@ -21,7 +21,7 @@ from typing import Any
 from bokeh.document.document import Document
 
 from bokeh_dyno.bokeh import metrics
-from bokeh_dyno.shared import balance, errors, private
+from bokeh_dyno.shared import balance, errors, log, private
 from bokeh_dyno.shared.balance import THREADS
 
 OFF_AFTER = 3  # workers ended within WITHIN_SECONDS
@@ -148,7 +148,7 @@ class Faults:
 
     def note_app(self, doc: Document, app: int) -> None:
         """Note that the callbacks of a document are code of that app."""
-        _apps[doc] = self, app
+        _apps[doc] = self, app, log.REQUEST_ID.get(), log.SESSION.get()
 
     def suspect(self, name: str) -> None:
         """Note that an app has not come to an end before anybody opened it: the next worker that it ends turns it off."""
@@ -183,13 +183,17 @@ class _Steps:
                 step, value = self._coroutine.throw, error
 
 
-_apps: weakref.WeakKeyDictionary[Document, tuple[Faults, int]] = weakref.WeakKeyDictionary()
+# with the request and the session that its document was made in, as the log calls them
+_apps: weakref.WeakKeyDictionary[Document, tuple[Faults | None, int, str, str]] = weakref.WeakKeyDictionary()
 
 
 def invoke_with_curdoc(doc: Document, f: Callable[[], object]) -> Any:
     """Do as Bokeh's, through which every callback of an app is called; count it, and hold what comes of it against that app."""
-    faults, number = _apps.get(doc, (None, 0))
-    return faults.call_back(number, _invoke_with_curdoc, doc, f) if faults else _invoke_with_curdoc(doc, f)
+    faults, number, request_id, session = _apps.get(doc, (None, 0, "", ""))
+    if not faults:
+        return _invoke_with_curdoc(doc, f)
+    with log.about(log.REQUEST_ID.get() or request_id, session):  # it may come from a thread of the app's own
+        return faults.call_back(number, _invoke_with_curdoc, doc, f)
 
 
 if private.has("faults"):

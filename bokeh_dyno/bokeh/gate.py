@@ -22,7 +22,7 @@ from tornado.websocket import WebSocketHandler
 
 from bokeh_dyno.bokeh import metrics
 from bokeh_dyno.bokeh.faults import Faults
-from bokeh_dyno.shared import tokens
+from bokeh_dyno.shared import log, tokens
 from bokeh_dyno.shared.settings import Settings
 
 OPENING_SECONDS = 1.0  # from the WebSocket to the document
@@ -170,14 +170,16 @@ class Gate(AuthProvider):
         Raises HTTPError: 403 for a token that we did not sign for this app, 429 when a page would be one session too many,
         503 when its app is off. A WebSocket is told that once it is open: a browser does not say why one was refused.
         """
+        log.begin(handler.request.headers.get("X-Request-Id"))
         if isinstance(handler, MetadataHandler) and not self.is_ready:
-            raise HTTPError(503, "starting")
+            raise HTTPError(503)  # without a message, which would be logged: the start script asks again and again
         context = getattr(handler, "application_context", None)  # of the app that is asked for
         app = context.url.strip("/") if context else ""
         if isinstance(handler, WebSocketHandler):
             protocols = handler.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
             if len(protocols) != 2 or protocols[0].strip() != "bokeh" or not tokens.is_valid(protocols[1].strip(), app):
                 raise _refused("token", HTTPError(403, "no valid session token"))
+            log.SESSION.set(log.short(get_session_id(protocols[1].strip())))
             user = await self._user(handler)
             if not user:  # Bokeh would redirect, once it is open
                 raise _refused("user", HTTPError(403, "a WebSocket of somebody who is not logged in"))
@@ -188,6 +190,7 @@ class Gate(AuthProvider):
         token = handler.get_argument("bokeh-token", None)
         if token is not None and not tokens.is_valid(token, app):
             raise _refused("token", HTTPError(403, "no valid session token"))
+        log.SESSION.set(log.short(get_session_id(token)) if token else "")
         opens = handler if isinstance(handler, SessionHandler) and not isinstance(handler, MetadataHandler) else None
         if opens:
             self._only_token(opens, token)

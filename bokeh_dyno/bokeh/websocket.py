@@ -18,6 +18,7 @@ from bokeh_dyno.bokeh.frames import CHUNK, Frames
 from bokeh_dyno.bokeh.gate import OFF, FullError, Gate
 from bokeh_dyno.bokeh.limits import Limits
 from bokeh_dyno.page import needs
+from bokeh_dyno.shared.log import REQUEST_ID, SESSION, about
 
 FRAGMENT = 500  # bytes that a part of a message takes beside its content
 PATIENCE = 20.0  # seconds for a message to arrive, and ...
@@ -48,6 +49,8 @@ class WebSocket(WSHandler):
         super().__init__(*arguments, **options)
         self._left = False
         self._is_counted = False  # as one that is open
+        self._about = "", ""  # the request and the session, as the log calls them
+        self._opened, self._messages = time.monotonic(), 0
         self._closed_with: int | None = None  # by us, and not by the visitor
         self._address = self.request.remote_ip or ""
         self._began: float | None = None  # when the message that is arriving did
@@ -64,6 +67,10 @@ class WebSocket(WSHandler):
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         protocol = super().get_websocket_protocol()
         return Frames(self, False, protocol.params) if isinstance(protocol, WebSocketProtocol13) else protocol
+
+    def open(self) -> None:
+        self._about = REQUEST_ID.get(), SESSION.get()
+        super().open()
 
     async def _async_open(self, token: str) -> None:
         if not self._is_closed():
@@ -95,7 +102,14 @@ class WebSocket(WSHandler):
             metrics.websocket_closed(self._closed_with or self.close_code)
         self._count(-self._held)
         self.limits.remove(self)
-        super().on_close()
+        # who has sent the first close frame; 1006 is RFC 6455's for none, a connection that has just ended
+        who = "dyno" if self._closed_with else "visitor"
+        with about(*self._about):
+            log.info(
+                "WebSocket closed: code=%s by=%s seconds=%.3f messages=%d",
+                self._closed_with or self.close_code or 1006, who, time.monotonic() - self._opened, self._messages,
+            )  # fmt: skip
+            super().on_close()
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         if self.close_code is None:
@@ -104,7 +118,8 @@ class WebSocket(WSHandler):
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection at once, whatever is still to be sent or read."""
-        log.warning("WebSocket closed: %s", reason)
+        with about(*self._about):
+            log.warning("WebSocket closed: %s", reason)
         connection = self.ws_connection
         self.close(code, reason)
         if connection:
@@ -168,6 +183,7 @@ class WebSocket(WSHandler):
                 with self.limits.budget.spent():
                     message = await super()._receive(fragment)
             if message:
+                self._messages += 1
                 self._size = 0
                 self.settle()
             return message

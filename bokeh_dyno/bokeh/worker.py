@@ -40,10 +40,11 @@ from bokeh_dyno.bokeh.gate import Gate, Room
 from bokeh_dyno.bokeh.limits import Limits
 from bokeh_dyno.bokeh.reading import CostlyError
 from bokeh_dyno.bokeh.websocket import WebSocket
-from bokeh_dyno.shared import apps, errors, fork, health, private, settings, sigterm
+from bokeh_dyno.shared import apps, errors, fork, health, private, sentry, settings, sigterm
 from bokeh_dyno.shared.log import Discreet, one_line
 from bokeh_dyno.shared.settings import Settings
 
+TOLD = ("WebSocket connection closed:", "ServerConnection created")
 THREADS = 32  # at most, of a worker, for callbacks; what computes shares one core, what waits does not
 COLLECT_SECONDS = 10.0  # between two collections of what ended sessions leave: 0.1 s of a worker's time, and more
 
@@ -79,15 +80,22 @@ class Worker(Serve):
         metrics.in_worker(number)
         per_app_patterns[:], toplevel_patterns[:] = PATTERNS  # Panel, imported by any app, puts its own there
         fork.reseed()
+        sentry.start(self._values)
+        self._number = number
+        self._handlers = list(logging.getLogger().handlers)  # of an app's
         for name in ("unix_socket", "log_format"):
             setattr(self._args, name, getattr(self._args, name).replace("{number}", str(number)))
         self.invoke(self._args)
 
     def customize_applications(self, args: argparse.Namespace, applications: dict[str, Any]) -> dict[str, Any]:
-        # each request is in nginx's log already
-        logging.getLogger("tornado.access").setLevel(logging.ERROR)
+        # each request is in nginx's log already, and why it has failed in a line of its own
+        logging.getLogger("tornado.access").setLevel(logging.CRITICAL)
+        # of each WebSocket, our own line says more
+        logging.getLogger("bokeh_dyno").setLevel(logging.getLogger("bokeh").level)
+        logging.getLogger("bokeh.server.views.ws").addFilter(lambda record: not str(record.msg).startswith(TOLD))
         for handler in logging.getLogger().handlers:
-            handler.setFormatter(Discreet(args.log_format))
+            if handler not in self._handlers:  # it is Bokeh's
+                handler.setFormatter(Discreet(args.log_format, self._number))
         logging.getLogger("asyncio").addHandler(errors.Handler())
         return self._applications
 

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import flask
+import flask.logging
 import gunicorn.app.base
 import gunicorn.errors
 import gunicorn.glogging
@@ -31,19 +32,23 @@ import gunicorn.sock
 import jinja2
 
 from bokeh_dyno.flask import dev
-from bokeh_dyno.shared import buildpack, errors, fork, health, numbers, settings, sigterm, spare
-from bokeh_dyno.shared.log import Discreet, one_line, print_whole_lines
+from bokeh_dyno.shared import buildpack, errors, fork, health, numbers, sentry, settings, sigterm, spare
+from bokeh_dyno.shared.log import Discreet, begin, guard, one_line, print_whole_lines
 from bokeh_dyno.shared.signals import start_script_is_gone
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from gunicorn.arbiter import Arbiter
     from gunicorn.config import Config
+    from gunicorn.http.message import Request
     from gunicorn.workers.base import Worker
 
 buildpack.prepare()
 _settings = settings.read()
 print_whole_lines()
+guard()
+# Flask's own handler, which a site that has others takes away, or gives another format
+flask.logging.default_handler.setFormatter(Discreet("[%(asctime)s] %(levelname)s in %(module)s: %(message)s"))
 sigterm.disregard()
 # not by gunicorn's pidfile, which it writes when the site is imported: a site that cannot be is noticed at once
 (_settings.run_dir / "flask.pid").write_text(str(os.getpid()))
@@ -122,7 +127,8 @@ class logger_class(gunicorn.glogging.Logger):
     def setup(self, cfg: Config) -> None:
         super().setup(cfg)
         for handler in self.error_log.handlers:
-            handler.setFormatter(Discreet("%(levelname)s [%(process)d] %(message)s"))
+            if getattr(handler, "_gunicorn", False):  # and not of a --log-config
+                handler.setFormatter(Discreet("%(levelname)s [%(process)d] %(message)s"))
 
 
 def on_starting(server: Arbiter) -> None:
@@ -201,6 +207,7 @@ def post_worker_init(worker: Worker) -> None:
         signal.siginterrupt(GRACEFUL, False)
         sigterm.disregard()
     fork.reseed()
+    sentry.start(_settings)
     if not worker.cfg.preload_app:
         _prepare(worker.wsgi)
     _stop_with_the_start_script(worker.ppid)
@@ -222,8 +229,9 @@ def worker_exit(server: Arbiter, worker: Worker) -> None:
         _retired[worker.age % 4096] = 1
 
 
-def pre_request(worker: Worker, _request: object) -> None:
-    """Count, in the worker, a request that begins."""
+def pre_request(worker: Worker, request: Request) -> None:
+    """Count, in the worker, a request that begins, and note its id for what this thread logs until the next one."""
+    begin(next((text for name, text in request.headers if name == "X-REQUEST-ID"), None))
     with _counting:
         _answering[worker.age % 4096] += 1
 

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from bokeh_dyno.shared import apps, health, run_dir, settings
+from bokeh_dyno.shared import apps, health, run_dir, sentry, settings
 from bokeh_dyno.shared.settings import Settings
 
 INITIALIZED = Path("/tmp/app-initialized")
@@ -25,6 +25,7 @@ def prepare() -> None:
         return
     try:
         values = settings.read()
+        sentry.check(values)
         run_dir.make(values)
     except settings.SettingsError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))

@@ -9,7 +9,7 @@ import os
 import re
 import traceback
 
-from bokeh_dyno.shared import settings
+from bokeh_dyno.shared import sentry, settings
 from bokeh_dyno.shared.log import MAX_LINE, own_places, what_of
 
 MAX_ERRORS = 30  # that are kept of one generation; the same one again is none more
@@ -22,10 +22,12 @@ def is_dev() -> bool:
 
 
 def note(where: str, error: BaseException | str) -> None:
-    """Note an error, or the text of its traceback, of the "site" or of "bokeh_app/NAME"; in development only.
+    """Note an error, or the text of its traceback, of the "site" or of "bokeh_app/NAME": for the error tracker, and ...
 
-    It is a file in RUN_DIR/errors of this generation, from which bokeh_dyno/start/dev.py takes it.
+    ... in development in a file in RUN_DIR/errors of this generation, from which bokeh_dyno/start/dev.py takes it.
     """
+    if isinstance(error, BaseException):
+        sentry.capture(error, where)
     if not is_dev():
         return
     text = error if isinstance(error, str) else "".join(traceback.format_exception(error))

@@ -93,6 +93,10 @@ USES = {
         "sys.exit() in a callback as an error of its app alone, and the seconds of callbacks in /metrics",
         {"bokeh.document.callbacks:invoke_with_curdoc": "doc f"},
     ),
+    "errors": Use(  # bokeh_dyno/bokeh/app.py
+        "the errors of an app's main.py for SENTRY_DSN",
+        {"bokeh.application.handlers.code_runner:handle_exception": "handler e"},
+    ),
     "requests": Use(  # bokeh_dyno/bokeh/faults.py
         "process_request of app_hooks.py",
         {

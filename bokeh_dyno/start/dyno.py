@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bokeh_dyno import __version__
-from bokeh_dyno.shared import apps, run_dir, settings, sigterm
+from bokeh_dyno.shared import apps, run_dir, sentry, settings, sigterm
 from bokeh_dyno.shared.signals import Inbox, Terminal, adopt_orphans
 from bokeh_dyno.start import check, events, nginx, output, port
 from bokeh_dyno.start.output import notify, say
@@ -58,6 +58,7 @@ class Dyno:
         self._nginx = nginx.Nginx(self._run_dir)
         os.environ["NGINX_VERSION"] = self._nginx.version
         apps.check()
+        sentry.check(self._settings)
         if missing := check.missing_packages():
             raise StartError(f"Python has no package {', '.join(missing)} ({sys.executable}): run bin/setup")
         if not shutil.which(self._command[0]):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from bokeh_dyno.shared import run_dir
 from bokeh_dyno.shared.settings import ROOT, Settings, SettingsError
@@ -105,15 +105,29 @@ class StartScript:
 
 
 def environment() -> dict[str, str]:
-    """Return what the start script gets: as honcho would give it, and one of each process."""
+    """Return what the start script gets: as honcho would give it, and one of each process; people read what it prints."""
+    found = _of_honcho()
+    found.update({name: text for name, text in FEW.items() if not found.get(name)})
+    found.update(DYNO_DEV="1", LOG_FORMAT="text")
+    return found
+
+
+def _of_honcho() -> dict[str, str]:
+    """Return what honcho would give to the process `web`, by whose name the start script knows that .env has been read."""
     from honcho import environ
 
     dotenv = Path(".env").read_text() if Path(".env").exists() else ""
     found = {**os.environ, **environ.parse(dotenv)}
-    found.update({name: text for name, text in FEW.items() if not found.get(name)})
-    # by the second it knows that .env has been read for it, as below bin/server
-    found.update(DYNO_DEV="1", HONCHO_PROCESS_NAME="web.1")
-    return found
+    return {**found, "PORT": found.get("PORT") or "5000", "HONCHO_PROCESS_NAME": "web.1"}
+
+
+def become() -> NoReturn:
+    """Become what the Procfile has for `web`: what bin/server does.
+
+    As `honcho start web` does it, but for honcho itself: that would hold what nobody reads, and fail where it is written.
+    """
+    os.chdir(ROOT)
+    os.execve("/bin/sh", ["/bin/sh", "-c", _web_line()], _of_honcho())
 
 
 def check_is_free(lock: Path) -> None:
