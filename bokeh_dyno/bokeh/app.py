@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import os
 import sys
 import traceback
 import weakref
@@ -149,7 +150,9 @@ class App(DirectoryHandler):
 
 def _handle_exception(handler: Any, error: Exception) -> None:
     """Do as Bokeh's, which keeps the text of an error only."""
-    sentry.capture(error, f"bokeh_app/{apps.name(Path(handler.path))}" if hasattr(handler, "path") else "bokeh_app")
+    path = Path(os.path.abspath(handler.path))
+    app = apps.FOLDER / path.relative_to(os.path.abspath(apps.FOLDER)).parts[0]
+    sentry.capture(error, f"bokeh_app/{apps.name(app)}")
     _keep_error(handler, error)
 
 

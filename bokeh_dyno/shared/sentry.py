@@ -6,6 +6,7 @@ cookies, no tokens, no local variables, nothing that a visitor has sent.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,9 @@ def start(values: Settings) -> None:
         return
     import sentry_sdk
     from sentry_sdk.integrations.atexit import AtexitIntegration
-    from sentry_sdk.integrations.dedupe import DedupeIntegration
     from sentry_sdk.integrations.excepthook import ExcepthookIntegration
     from sentry_sdk.integrations.flask import FlaskIntegration
     from sentry_sdk.integrations.logging import LoggingIntegration
-    from sentry_sdk.integrations.threading import ThreadingIntegration
 
     _is_on = True
     sentry_sdk.init(
@@ -45,11 +44,9 @@ def start(values: Settings) -> None:
         auto_enabling_integrations=False,
         integrations=[
             AtexitIntegration(callback=lambda *_: None),  # which would print that it still sends some
-            DedupeIntegration(),
             ExcepthookIntegration(),
             FlaskIntegration(),
             LoggingIntegration(),  # an error that is logged with its traceback; see _before_send
-            ThreadingIntegration(),
         ],
         release=os.environ.get("HEROKU_SLUG_COMMIT") or None,
         send_default_pii=False,
@@ -73,11 +70,14 @@ def capture(error: BaseException, where: str) -> None:
 
 
 def _before_send(event: Event, hint: Hint) -> Event | None:
-    """Return what is sent of an event; nothing of a line that was logged as an error without being one that was raised."""
+    """Return what is sent of an event; nothing of a line that is logged without an error that was raised, or once more."""
     from bokeh_dyno.shared.log import REQUEST_ID, SESSION
 
-    if "log_record" in hint and not hint.get("exc_info"):
+    error = (hint.get("exc_info") or (None, None))[1]
+    if error is None or getattr(error, "_is_sent", False):
         return None
+    with contextlib.suppress(AttributeError):
+        error._is_sent = True  # it is captured where it is raised, and logged further up
     tags: dict[str, Any] = {"request_id": REQUEST_ID.get(), "session": SESSION.get()}
     request: Any = event.get("request")
     if request:
@@ -86,6 +86,8 @@ def _before_send(event: Event, hint: Hint) -> Event | None:
         }
         for name in ("query_string", "cookies", "data", "env"):
             request.pop(name, None)
+    for value in (event.get("exception") or {}).get("values", []):
+        value["mechanism"] = {**(value.get("mechanism") or {"type": "generic"}), "handled": False}
     event["tags"] = {**(event.get("tags") or {}), **{name: text for name, text in tags.items() if text}}
     return _discreet(event)
 
