@@ -53,7 +53,9 @@ def test_a_request_is_logged_exactly_once_though_heroku_turns_gunicorns_log_on(s
     word = secrets.token_hex(8)
     for path in (f"/{word}", f"/bkapp/static/{word}", f"/bkapp/{word}/metadata", f"/bkapp/{word}"):
         assert site.get(path).status == 404
-        site.wait_for_log(rf'^\S+ nginx +\| 127\.0\.0\.1 "GET {path}" 404 \d+ seconds=[\d.]+ request_id=-$')
+        line = rf'127\.0\.0\.1 "GET {path}" 404 \d+ seconds=[\d.]+ request_id=[0-9a-f]{{32}} backend=(\w+)'
+        backend = site.wait_for_log(rf"^\S+ nginx +\| {line} upstream=unix:\S+\.sock upstream_seconds=[\d.]+$").group(1)
+        assert backend == ("flask" if "bkapp/" not in path or path == f"/bkapp/{word}" else "bokeh")
     # what would say it twice has had its turn when a line that comes after it is there
     last = secrets.token_hex(8)
     site.get(f"/print/{last}")
@@ -65,7 +67,7 @@ def test_a_request_is_logged_exactly_once_though_heroku_turns_gunicorns_log_on(s
 def test_the_request_id_of_the_router_is_logged(site: Dyno) -> None:
     word = secrets.token_hex(8)
     site.get("/echo", X_Request_ID=word)
-    site.wait_for_log(rf'"GET /echo" 200 \d+ seconds=[\d.]+ request_id={word}$')
+    site.wait_for_log(rf'"GET /echo" 200 \d+ seconds=[\d.]+ request_id={word} backend=flask ')
 
 
 def test_what_nginx_complains_about_is_in_the_stream(project, dyno) -> None:

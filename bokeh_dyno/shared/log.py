@@ -99,7 +99,9 @@ def guard() -> None:
             if isinstance(record.args, tuple):
                 record.args = tuple(one[:MAX_LINE] if isinstance(one, str | bytes) else one for one in record.args)
             with contextlib.suppress(Exception):  # arguments that do not fit: logging says so where it prints them
-                record.msg, record.args = discreet(record.getMessage()), ()
+                # a quote in an address may be the visitor's
+                text = discreet(record.getMessage())
+                record.msg, record.args = re.sub(r"(?<=\?)[^\s…]\S*", "…", text), ()
             if record.exc_info and record.exc_info[0]:
                 record.exc_text = discreet(plain.formatException(record.exc_info))
         return record
