@@ -79,8 +79,9 @@ def of_nginx(text: bytes) -> tuple[bytes, int]:
 
 def _discreet(text: bytes) -> bytes:
     # what follows the `?` of an address: a quote within it may be the visitor's, those behind it are the log's
-    text = ARGUMENTS.sub(lambda one: "?…".encode() + one[1][len(one[1].rstrip(b'",')) :], text)
-    return TOKEN.sub("…".encode(), text)
+    if b"?" in text:
+        text = ARGUMENTS.sub(lambda one: "?…".encode() + one[1][len(one[1].rstrip(b'",')) :], text)
+    return TOKEN.sub("…".encode(), text) if b"eyJ" in text else text  # as JSON begins, in base64
 
 
 def _of_nginx(line: bytes) -> bytes:
