@@ -120,9 +120,9 @@ def test_a_path_that_nginx_would_look_for_in_another_folder_is_told(line: str, p
 def test_a_template_of_another_version_is_told(project: Path, dyno: MakeDyno) -> None:
     template = project / "config" / "nginx.conf.erb"
     ours = template.read_text()
-    template.write_text(ours.replace("written_for 1", "written_for 0"))
+    template.write_text(ours.replace("written_for 2", "written_for 0"))
     says = check(project)
     assert re.fullmatch(r"error: config/nginx\.conf\.erb does not render: it was written for routing 0, .*\n", says)
-    template.write_text(ours.replace("<%= written_for 1 %>", ""))
+    template.write_text(ours.replace("<%= written_for 2 %>", ""))
     one = dyno(project).start()
     one.wait_for_log(r"warning: config/nginx\.conf\.erb is not of this version: .* \(CHANGELOG\.md\)$")

@@ -38,8 +38,8 @@ SESSION: ContextVar[str] = ContextVar("session", default="")
 # and what those log that know a request. What a site and its apps log themselves is theirs
 LIBRARIES = {"bokeh", "bokeh_dyno", "tornado", "asyncio", "concurrent", "gunicorn", "werkzeug", "urllib3"}
 # no match begins within a word, or a long word would be read once from each of its letters
-TOKEN = r"(?<![\w-])[\w-]{44,}\.[\w-]{43,}"
-SECRET = re.compile(rf"{TOKEN}|(?<=\?)[^\s\"']+")
+SECRET = re.compile(r"(?<![\w-])[\w-]{44,}\.[\w-]{43,}|(?<=\?)[^\s\"']+")
+PRINTED_TOKEN = re.compile(rb"(?<![\w-])[\w-]{44,}\.[\w-]{43,}")
 HEADER = re.compile(r"(?<![\w-])((?i:(?:set-)?cookie|(?:proxy-)?authorization))([\"']?[:=,] ?)[^\n]*")
 SESSION_ID = re.compile(r"(?<![\w.-])_[\w-]{43}\.[\w-]{43}(?![\w-])")
 WORD = string.ascii_letters + string.digits + "_-."
@@ -159,9 +159,6 @@ class Discreet(logging.Formatter):
         return text
 
 
-_TOKEN = re.compile(TOKEN.encode())  # whoever prints one
-
-
 class _Brake(io.RawIOBase):
     """Writes to a file descriptor what it is given, but the beginning only of a very long line, and not too many at once.
 
@@ -189,7 +186,7 @@ class _Brake(io.RawIOBase):
         taken = bytes(memoryview(data)[:65536])
         now = time.monotonic()
         self._allowed, self._since = min(MAX_BURST, self._allowed + MAX_RATE * (now - self._since)), now
-        text = _TOKEN.sub("…".encode(), b"".join(map(self._part, taken.splitlines(keepends=True))))
+        text = PRINTED_TOKEN.sub("…".encode(), b"".join(map(self._part, taken.splitlines(keepends=True))))
         while text:
             text = text[os.write(self._descriptor, text) :]
         return len(taken)
