@@ -12,7 +12,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         port        $PORT, held until the site works
         status      what it answers by itself: /healthz, /metrics
         upstreams   the addresses of Bokeh dynos elsewhere
-        output      what the start script prints
+        output      what the dyno prints, with a buffer before it; events: a line of it, as text or JSON
         metrics     /metrics: who may have it, and the requests; collector: all else that it says
         check       a project without starting it, and what honcho reads
         init        what a repository with a Flask site needs to be a dyno; project/: the files
@@ -52,7 +52,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         balance     which worker a new session goes to
         health      who answers and who does not
         numbers     memory in which processes count, for /metrics
-        log         whole lines, and nothing private in them; errors: what bin/dev shows of them
+        log         whole lines, and nothing private in them; errors: what bin/dev shows of them; sentry: sends them
         fork        what code leaves behind, which a fork must not share
         spare       below bin/dev: the next processes, there before they are wanted
         signals     as something to wait for; sigterm: the shield against that one
