@@ -245,6 +245,8 @@ class Dyno:
                 os.kill(nginx_pid, signal.SIGKILL)
         if killed := [*self._generations.stop(), *self._children.kill()]:
             say(f"killed what had not stopped in time: {', '.join(killed)}")
+        if self._status:
+            self._status.close()
 
 
 def allow_open_files() -> None:

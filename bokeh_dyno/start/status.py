@@ -44,6 +44,10 @@ class Status:
         self._socket.listen(64)
         threading.Thread(target=self._serve, args=(self._socket,), daemon=True).start()
 
+    def close(self) -> None:
+        """Remove the socket: nobody answers any more."""
+        (self._run_dir / "status.sock").unlink(missing_ok=True)
+
     def _serve(self, listening: socket.socket) -> None:
         while True:
             try:
