@@ -73,7 +73,7 @@ def visits(browser, down: Direction, url: str) -> Iterator[tuple[str, dict[str, 
     """
     from playwright.sync_api import Error
 
-    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    context = browser.new_context(viewport={"width": 1000, "height": 900}, bypass_csp=True)
     try:
         for kind in ("cold", "warm"):
             page = context.new_page()

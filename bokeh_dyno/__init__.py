@@ -23,10 +23,12 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
     flask/   the `flask` process
         gunicorn    its configuration
         embed       the Flask extension: sessions that Flask mints, Bokeh apps in pages
+        headers     of the site's pages: their Content-Security-Policy, and no token in a redirect
         dev         what is different below bin/dev, and with `flask run`
     bokeh/   the `bokeh` process
         __main__    the process: runs every app once, then forks the workers
         options     what `bokeh serve` can be told, and what there is instead
+        own_page    an app's own page: its template, our script, its policy
         app         one app: its code, and what it must not end
         warm        its run before anybody opens it
         master      keeps the workers alive
@@ -44,6 +46,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         dev.js      the page's side of bin/dev: edits put in place, errors over the page
         static      BokehJS, and the page's script as one, compressed, for nginx
         needs       scripts and stylesheets that a document needs
+        policy      which scripts a page may run
     shared/  the ground
         settings    the config vars, read; config_vars: every one's name, default, what is allowed; allowed: the checks
         run_dir     RUN_DIR: sockets, and whatever else lives only as long as the dyno

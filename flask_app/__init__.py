@@ -11,8 +11,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 
-from flask import Flask, request
-from flask.sessions import SecureCookieSessionInterface
+from flask import Flask
 
 from bokeh_dyno.flask import BokehApps
 from flask_app import login, pages
@@ -21,8 +20,6 @@ from flask_app import login, pages
 def create_app(config: Mapping[str, object] | None = None) -> Flask:
     """Return the site; `config` overrides what the environment says (for tests)."""
     app = Flask(__name__)
-    app.session_interface = _Sessions()
-
     app.config.update(
         SECRET_KEY=_secret_key(),
         # Lax also keeps the cookie out of forms that other sites send here, so those need no CSRF token
@@ -32,8 +29,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         BOKEH_SESSIONS=os.environ.get("BOKEH_SESSIONS") or "open",
         # static files: pages.add_version puts their version into their address
         SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),
-        # bytes; 10,000 numbers of the plot page's form fit, with all their digits
-        MAX_CONTENT_LENGTH=1_000_000,
+        # bytes of a form's fields, files not counted; 10,000 numbers of the plot page's form fit, with all their digits
         MAX_FORM_MEMORY_SIZE=1_000_000,
         DEMO_USER=os.environ.get("DEMO_USER") or "demo",
         DEMO_PASSWORD=os.environ.get("DEMO_PASSWORD", ""),
@@ -46,13 +42,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     login.init_app(app)
 
     return app
-
-
-class _Sessions(SecureCookieSessionInterface):
-    """Flask's own, with the login cookie for https only when the visitor came by that."""
-
-    def get_cookie_secure(self, app: Flask) -> bool:
-        return request.is_secure
 
 
 def _secret_key() -> bytes:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import browsing  # noqa: F401 (for its effect on playwright)
 import pytest
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder
 

@@ -151,7 +151,7 @@ file.on_change("value", received)
 message.js_on_change("text", CustomJS(args={"file": file}, code='if (file.value) file.setv({value: ""})'))
 lines.on_change("active", lambda attr, old, new: draw())
 
-# A file comes in one message, in base64, and the server cuts the connection when that is above 20 MB: what is too
+# A file comes in one message, in base64, and the server cuts the connection when that is above MAX_UPLOAD_MB: what is too
 # large must be refused before it is read
 document.js_on_event(
     "document_ready",

@@ -19,8 +19,7 @@ import signal
 import sys
 import time
 import traceback
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 if __name__ == "__main__":
     from bokeh_dyno.bokeh import idle
@@ -43,25 +42,24 @@ if __name__ == "__main__":
 # cores, and they do not survive the fork. Set the variable yourself to have them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from bokeh_dyno.page import policy
+
+policy.mark_templates()  # before Bokeh's are compiled
+
 import bokeh
 import numpy.ma  # noqa: F401 (Bokeh imports it for the first array, which makes cycles that hold on to the app's module)
 import psutil
 from bokeh.application import Application
 from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
 from bokeh.application.handlers.handler import Handler
-from bokeh.core.has_props import HasProps
-from bokeh.core.templates import FILE
-from bokeh.core.templates import get_env as bokeh_templates
-from bokeh.document import Document
-from bokeh.embed.bundle import Bundle
 from bokeh.server.views.static_handler import StaticHandler
 from bokeh.util import logconfig
-from jinja2 import Template
 
 from bokeh_dyno.bokeh import BokehError, metrics, options, warm
 from bokeh_dyno.bokeh.app import App
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.bokeh.master import Master
+from bokeh_dyno.bokeh.own_page import PageScript
 from bokeh_dyno.bokeh.reading import Memory
 from bokeh_dyno.bokeh.worker import Forget, Worker
 from bokeh_dyno.page import needs, static
@@ -78,78 +76,6 @@ if private.has("defaults"):
 # Apps that cannot be shared, as the process found that was this one before (_start_anew), and those that have ended it or
 # did not end, as the start script found
 NOT_SHARED, SUSPECT = "DYNO_NOT_SHARED", "DYNO_SUSPECT"
-
-
-class _PageScript(Handler):
-    """Has bokeh_dyno/page/page.js show an app's own page, whatever its template, as it shows an app in a page of the site.
-
-    It takes the place of Bokeh's script, and only what the document needs that of all of BokehJS. A template that has the tags
-    of BokehJS itself leaves `bokeh_js` out: so the script stands a second time where Bokeh's would be.
-    """
-
-    TEMPLATE = Template("""
-{%- extends app_page -%}
-{%- set found = needs() -%}
-{%- set script -%}
-<script src="{{ page_script }}" data-bokeh-app="{{ app_path }}" data-bokeh-token="{{ doc.token }}"
-  data-bokeh-roots="{{ roots | map(attribute="elementid") | join(" ") }}"
-  data-bokeh-later="{{ all_scripts | reject("in", found.scripts) | list | tojson | forceescape }}"></script>
-{%- endset -%}
-{%- set bokeh_js -%}
-{{ script }}
-{%- for style in found.styles %}
-<link rel="stylesheet" href="{{ style | e }}">
-{%- endfor %}
-{%- for tag in found.scripts %}
-<script{{ tag | xmlattr }}></script>
-{%- endfor %}
-{%- endset -%}
-{%- set plot_script = script -%}
-""")
-
-    def __init__(self, values: Settings, path: str, all_scripts: list[dict[str, str]]) -> None:
-        super().__init__()
-        self._values = values
-        self._variables = {
-            "app_path": path,
-            "page_script": f"{values.bokeh_prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}",
-            "all_scripts": all_scripts,
-        }
-
-    def modify_document(self, doc: Document) -> None:
-        this = weakref.ref(doc)  # a reference to it from itself would keep it until the garbage collector comes
-        page = doc.template or FILE
-        if isinstance(page, str):  # blocks of a page, as Bokeh takes them
-            page = bokeh_templates().from_string("{% extends base %}\n" + page)
-        doc.template_variables.update(self._variables, needs=lambda: self._needs(this()), app_page=page)
-        doc.template = self.TEMPLATE
-
-    def _needs(self, doc: Document | None) -> needs.Needs:
-        # what is to be compiled comes with the document: the worker has others to answer
-        return needs.of(self._values, doc) if doc is not None and needs.is_known(doc) else needs.of(self._values)
-
-
-def _bundle_of_page(_objects: object, _resources: object) -> Bundle:
-    """Return nothing, in the place of what Bokeh finds for an app's own page: all classes' scripts, compiled now.
-
-    What the page needs is in our template.
-    """
-    return Bundle()
-
-
-def _script_of(classes: Sequence[type[HasProps]] | None) -> str | None:
-    """Do as Bokeh's; but for autoload.js, which has that of all classes, return none when one cannot be compiled."""
-    try:
-        return _compiled(classes)
-    except SystemExit:  # Bokeh ends the process
-        if classes is None:
-            return None
-        raise
-
-
-if private.has("pages"):
-    private.replace("bokeh.embed.server:bundle_for_objs_and_resources", _bundle_of_page)
-    _compiled = private.replace("bokeh.embed.bundle:bundle_models", _script_of)
 
 
 class Apps:
@@ -220,7 +146,7 @@ class Apps:
     def _make(self, name: str, app: App) -> Application:
         handlers: list[Handler] = [app]
         if private.has("pages"):
-            handlers.append(_PageScript(self._values, f"{self._values.bokeh_prefix}/{name}", self._all_scripts))
+            handlers.append(PageScript(self._values, f"{self._values.bokeh_prefix}/{name}", self._all_scripts))
         # Bokeh would add the first of these itself, which calls what is to be called before the second
         return Application(*handlers, DocumentLifecycleHandler(), Forget())
 

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from bokeh.server.auth_provider import AuthProvider
@@ -30,6 +31,10 @@ UNOPENED_SECONDS = 20.0  # from an app's own page to its WebSocket
 OFFENCES, OFFENCE_SECONDS = 3, 60.0  # messages that cost too much, for which a visitor has to wait
 OFF = "This plot cannot be shown at the moment: its app has failed."
 FULL = "There are too many open plots here at the moment."
+
+
+# what is being answered, for the template of an app's own page (__main__.py)
+answering: ContextVar[RequestHandler | None] = ContextVar("answering", default=None)
 
 
 class FullError(Exception):
@@ -171,6 +176,7 @@ class Gate(AuthProvider):
         503 when its app is off. A WebSocket is told that once it is open: a browser does not say why one was refused.
         """
         log.begin(handler.request.headers.get("X-Request-Id"))
+        answering.set(handler)
         if isinstance(handler, MetadataHandler) and not self.is_ready:
             raise HTTPError(503)  # without a message, which would be logged: the start script asks again and again
         context = getattr(handler, "application_context", None)  # of the app that is asked for

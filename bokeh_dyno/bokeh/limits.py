@@ -30,7 +30,8 @@ class Limits:
         self.budget.protect()
         # bytes that the messages of a session have added to this process, and the visitor's address
         self._grown: weakref.WeakKeyDictionary[ServerSession, tuple[int, str]] = weakref.WeakKeyDictionary()
-        self._most = values.bokeh_unfinished_memory * 1_000_000
+        # half of it for one address, which has room for one message at least
+        self._most = max(values.bokeh_unfinished_memory * 1_000_000, 2 * max_message_size + 1_000_000)
         self._held: Counter[str] = Counter()  # bytes of unfinished messages, by address, and ...
         self._held_of_all = 0
         self._open: weakref.WeakSet[WebSocket] = weakref.WeakSet()

@@ -77,6 +77,8 @@ def ours(values: Settings) -> list[str]:
         "--check-unused-sessions", "1000",
         # Level 1: most of what there is to gain, for the least CPU (bench/RESULTS.md, WebSocket compression)
         "--websocket-compression-level", "1",
+        # of a message, as nginx has it of a request's body
+        "--websocket-max-message-size", str(values.max_upload_mb << 20),
         "--log-format", "%(levelname)s [worker {number}] %(message)s",
     ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import mimetypes
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +17,11 @@ from urllib.parse import quote, urlencode
 
 from flask import Flask, Response, abort, current_app, g, redirect, request
 from markupsafe import Markup
-from werkzeug.exceptions import RequestURITooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wsgi import ClosingIterator
 
-from bokeh_dyno.flask import dev
-from bokeh_dyno.page import needs, static
+from bokeh_dyno.flask import dev, headers
+from bokeh_dyno.page import needs, policy, static
 from bokeh_dyno.shared import apps, balance, health, run_dir, settings, tokens
 from bokeh_dyno.shared.settings import Settings
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-MAX_LOCATION = 8192  # bytes; nginx takes 32 kB of response headers (proxy_buffer_size), and answers 502 to more
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
 
@@ -57,6 +56,8 @@ class BokehApps:
         app.jinja_env.globals.update(
             bokeh_app=self.embed, bokeh_scripts=self.scripts, bokeh_url=self.url, bokeh_app_names=self.names
         )
+        if app.config.get("MAX_CONTENT_LENGTH") is None:  # the site may take less; more, nginx does not let pass
+            app.config["MAX_CONTENT_LENGTH"] = self._settings.max_upload_mb << 20
         for path in ("/<name>", "/<name>/", "/<name>/autoload.js"):
             app.add_url_rule(self._prefix + path, "bokeh_session", self._session, methods=METHODS)
         dev.init_app(app, self._prefix)
@@ -64,8 +65,8 @@ class BokehApps:
         edge = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
         app.wsgi_app = edge  # type: ignore[method-assign] # as Flask's documentation has it
         app.after_request(self._no_store)
-        app.after_request(self._no_endless_redirect)
         app.after_request(self._pass_on)
+        headers.init_app(app, self._settings, self._run_dir)
 
     @staticmethod
     def names() -> list[str]:
@@ -117,7 +118,7 @@ class BokehApps:
         token = self._mint(name, listed, visitor, self._renews(name))
         needed, later = self._needs(name)
         return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
-            self._tags(needed, {"src": f"{self._prefix}/static/{static.versioned(static.PAGE_SCRIPT_NAME)}"}),
+            self._tags(needed, static.page_script_tag(self._prefix, self._settings.max_upload_mb)),
             self.url(name),
             token,
             json.dumps(later),
@@ -144,13 +145,6 @@ class BokehApps:
         if "bokeh_apps_on_page" in g:
             response.cache_control.no_store = True
         return response
-
-    @staticmethod
-    def _no_endless_redirect(response: Response) -> Response:
-        """Answer 414 where a redirect (to the login, with `next`) would repeat a very long address of the visitor's."""
-        if len(response.headers.get("Location", "")) <= MAX_LOCATION:
-            return response
-        return current_app.make_response(current_app.handle_http_exception(RequestURITooLarge()))
 
     def _needs(self, name: str) -> tuple[needs.Needs, list[dict[str, str]]]:
         """Return what app `name` needs, as found when it was first run, and the rest of BokehJS.
@@ -182,7 +176,7 @@ class BokehApps:
         return Markup("").join(
             Markup('<link rel="stylesheet" href="{}">\n').format(one)
             if isinstance(one, str)
-            else Markup("<script defer{}></script>\n").format(_attributes(one))
+            else Markup('<script defer nonce="{}"{}></script>\n').format(policy.MARK, _attributes(one))
             for one in fresh
         )
 
@@ -264,7 +258,8 @@ class BokehApps:
         else:
             return response
         response.headers["X-Accel-Redirect"] = quote(self._prefix + found)
-        response.headers["Content-Type"] = "text/html"  # nginx would give the file its charset
+        # without a charset, which nginx would give to the file, too
+        response.headers["Content-Type"] = mimetypes.guess_type(found)[0] or "application/octet-stream"
         return response
 
 

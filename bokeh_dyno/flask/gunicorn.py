@@ -31,7 +31,8 @@ import gunicorn.glogging
 import gunicorn.sock
 import jinja2
 
-from bokeh_dyno.flask import dev
+from bokeh_dyno.flask import dev, headers
+from bokeh_dyno.page import policy
 from bokeh_dyno.shared import buildpack, errors, fork, health, numbers, sentry, settings, sigterm, spare
 from bokeh_dyno.shared.log import Discreet, begin, guard, one_line, print_whole_lines
 from bokeh_dyno.shared.signals import start_script_is_gone
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 buildpack.prepare()
+policy.mark_templates()  # before the site is imported, which may compile some at once
 _settings = settings.read()
 print_whole_lines()
 guard()
@@ -198,6 +200,7 @@ def _prepare(site: WSGIApplication) -> None:
         dev.publish(site)
         if bokeh_apps:
             bokeh_apps.warm()
+            headers.tell_refused(site, _settings)
 
 
 def post_worker_init(worker: Worker) -> None:

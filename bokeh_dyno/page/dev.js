@@ -32,7 +32,7 @@
   /** @type {(node: any) => any} */
   const content = (node) => node.attributes == null
     ? node.nodeValue
-    : Object.fromEntries([...node.attributes].map((one) => [one.name, one.value]))
+    : Object.fromEntries([...node.attributes].filter(({name}) => name != "nonce").map((one) => [one.name, one.value]))
   /** @type {(node: any) => void} */
   const note = (node) => {
     served.set(node, content(node))

@@ -12,13 +12,14 @@ import contextlib
 import functools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bokeh_dyno.page import static
-from bokeh_dyno.shared import private
+from bokeh_dyno.shared import apps, private
 from bokeh_dyno.shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,11 +32,26 @@ if TYPE_CHECKING:
 SOURCES = ("__implementation__", "__javascript__", "__css__")
 
 
+# ... what BokehJS makes code of when it shows it (new Function), beside the models whose name begins with CustomJS: a template
+# of a table's cells, and WebGL, for which its library writes code; and what in an app's source says that there may be some
+EVAL = "'unsafe-eval'"
+MAX_FILES, SUFFIXES = 1000, (".py", ".ipynb", ".md", ".html", ".yaml", ".json")
+COMPILED = ("HTMLTemplateFormatter", "FuncTickFormatter")
+# ... as in the JSON of a static plot
+COMPILED_ON_PAGE = re.compile(
+    rb'"name":\s*"(CustomJS\w*|HTMLTemplateFormatter|FuncTickFormatter)"|"output_backend":\s*"webgl"'
+)
+NAMED = re.compile(
+    rb"CustomJS|TemplateFormatter|FuncTickFormatter|webgl|\bjs_?link|jscallback|\bimport panel|\bfrom panel|holoviews|hvplot"
+)
+
+
 class Needs(NamedTuple):
-    """Attributes of script tags, in their order, and addresses of stylesheets."""
+    """Attributes of script tags, in their order, addresses of stylesheets; sources for the page's policy beside those."""
 
     scripts: list[dict[str, str]]
     styles: list[str]
+    sources: list[str] = []  # noqa: RUF012 (never changed)
 
 
 class CompileError(RuntimeError):
@@ -62,13 +78,51 @@ def of(values: Settings, *objects: Model | Document) -> Needs:
         return Needs(_of_bokeh(values).scripts[:1], [])
     key = _key(models)
     if not key:
-        return Needs(_tags(values, models).scripts, [])
+        return Needs(_tags(values, models).scripts, [], sources(models))
     if key not in _found:
         _found[key] = _with_extensions(values, models)
     return _found[key]
 
 
 _found: dict[frozenset[tuple[str, ...]], Needs] = {}
+
+
+def sources(models: Iterable[HasProps]) -> list[str]:
+    """Return what script-src has to allow for these models to work; those of others than Bokeh may do anything."""
+    found: list[str] = []
+    for one in models:
+        cls = type(one)
+        name = cls.__name__
+        if name.startswith("CustomJS") or name in COMPILED or getattr(one, "output_backend", None) == "webgl":
+            found.append(EVAL)
+        if _package(cls) == "bokeh":
+            continue
+        found.append(EVAL)
+        if getattr(one, "esm", None):  # Panel's, which imports modules from anywhere
+            found.append("https:")
+        wanted = getattr(cls, "__javascript__", None) or []
+        for address in [wanted] if isinstance(wanted, str) else wanted:
+            if host := re.match(r"https?://[^/?#;,\s]+", str(address)):
+                found.append(host[0])
+    return list(dict.fromkeys(found))
+
+
+@functools.cache
+def sources_named(name: str) -> list[str]:
+    """Return what the source of app `name` says that it may need: some of it is only made when a visitor does something."""
+    path = next((path for path in apps.paths() if apps.name(path) == name), None)
+    files = [] if path is None else [path] if path.is_file() else sorted(path.rglob("*"))[:MAX_FILES]
+    for file in files:
+        with contextlib.suppress(OSError):
+            if file.suffix in SUFFIXES and NAMED.search(file.read_bytes()):
+                return [EVAL]
+    return []
+
+
+def sources_of_app(run_dir: Path, name: str) -> list[str]:
+    """Return what app `name` needs of a page's policy: what its source says, and what was found when it was first run."""
+    found = saved(run_dir, name)
+    return [*sources_named(name), *(found.sources if found else [])]
 
 
 def is_known(document: Document) -> bool:
@@ -172,6 +226,7 @@ def _with_extensions(values: Settings, models: Sequence[Model]) -> Needs:
     return Needs(
         [{**tag, "src": _absolute(tag["src"], prefix)} for tag in scripts],
         [_absolute(address, prefix) for address in found.styles],
+        sources(models),
     )
 
 

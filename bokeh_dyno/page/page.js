@@ -1,5 +1,5 @@
 // Shows the Bokeh apps of a page, and brings each back when its connection is lost: another worker, another dyno, another
-// version of the site. On an app's own page, which Bokeh makes, bokeh_dyno/bokeh/__main__.py has this script in the place
+// version of the site. On an app's own page, which Bokeh makes, bokeh_dyno/bokeh/own_page.py has this script in the place
 // of Bokeh's. What the site serves of it is one script, dyno.js: the modules beside this file, joined (static.py).
 //
 // BokehJS gets its WebSockets from here (open_socket, in connection.js), so that the session and its document can be there
@@ -26,7 +26,7 @@
 //   the provider of MathJax                                     formulas that come later
 import {BUSY_DELAY, GIVE_UP, RESTART, TOO_BIG, TRY_AGAIN, delay} from "./connection.js"
 import {open_socket, settle, sleep_or_wake, with_socket} from "./connection.js"
-import {address, deferred, load, loading, page_scripts, page_url} from "./scripts.js"
+import {MAX_UPLOAD, address, deferred, load, loading, page_scripts, page_url} from "./scripts.js"
 import {INPUTS, MAX_LOSSES, as_json, enter, entered, loss_keys, widgets} from "./values.js"
 
 const NOTICE_AFTER = 1000 // ms without a word: most interruptions are shorter
@@ -71,6 +71,12 @@ Object.assign(notices.style, {
   position: "fixed", inset: "auto 8px 8px", zIndex: "9999", display: "grid", gap: "4px", justifyItems: "center",
   pointerEvents: "none",
 })
+
+/** @type {(size: number, most: number) => string} */
+const too_large = (size, most) => {
+  const [takes, possible] = [size, most].map((bytes) => (bytes / 1e6).toFixed(1))
+  return `That is too large to be sent: it takes ${takes} MB, and ${possible} MB are possible.`
+}
 
 class App {
   // scripts: bundles that came with the element, if that came later than the page; they may not have run
@@ -288,8 +294,7 @@ class App {
   // A message would have been larger than the server takes.
   /** @param {number} size @param {number} most */
   refused(size, most) {
-    const [takes, possible] = [size, most].map((bytes) => (bytes / 1e6).toFixed(1))
-    this.note(`That is too large to be sent: it takes ${takes} MB, and ${possible} MB are possible.`)
+    this.note(too_large(size, most))
   }
 
   // A callback of the app has raised an exception.
@@ -393,6 +398,8 @@ class App {
         cache: "no-store",
         signal: AbortSignal.timeout(10_000),
       })
+      // the site is being worked on, but open sessions go on: the token that there is will do
+      if (response.headers.has("Dyno-Maintenance")) return "ready"
       if (response.status >= 500 || [204, 429].includes(response.status)) return "later"
       if (!this.refreshable) return "ready"
       if ([401, 403].includes(response.status)) return "refused"
@@ -542,6 +549,15 @@ class App {
 // Show the apps of the page, those too that come later
 const start = () => {
   addEventListener("beforeunload", () => leaving = Date.now())
+
+  // A form of the site with a file that the server will not take: the browser says so, and does not send it
+  addEventListener("change", (event) => {
+    const target = /** @type {any} */ (event.target)
+    if (target.type != "file" || !`${target.form?.action}`.startsWith(location.origin)) return
+    const size = [...target.files].reduce((all, file) => all + file.size, 0)
+    target.setCustomValidity(size > MAX_UPLOAD ? too_large(size, MAX_UPLOAD) : "")
+    target.reportValidity()
+  })
 
   // BokehJS comes after this script: it is there once the page is
   let whole = document.readyState == "complete"

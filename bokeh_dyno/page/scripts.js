@@ -15,6 +15,11 @@ export const page_url = () => location.host ? location.href : document.baseURI
 /** @type {(path: string) => string} */
 export const address = (path) => new URL(path, page_url()).href
 
+// The tag of this script: it has the nonce of the page, which other scripts need, too, and how much may be sent
+const tag = /** @type {HTMLScriptElement | null} */ (globalThis.document?.currentScript)
+const nonce = tag?.nonce ?? ""
+export const MAX_UPLOAD = Number(tag?.dataset.maxUpload ?? Infinity) // bytes
+
 // Addresses of the scripts that the browser ran because they are in the page. Others may be in it later: of a fragment
 // that came as text, they do not run.
 /** @type {Set<string>} */
@@ -49,6 +54,7 @@ export const load = async (scripts) => {
     const script = document.createElement("script")
     script.async = false
     for (const [name, value] of Object.entries(attributes)) script.setAttribute(name, value)
+    if (nonce) script.nonce = nonce
     loading.set(src, new Promise((done) => {
       script.onload = () => done(true)
       script.onerror = () => done(false)

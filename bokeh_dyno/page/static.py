@@ -77,6 +77,14 @@ def versioned(name: str) -> str:
     return f"{versions()[name]}/{name}" if name in versions() else name
 
 
+def page_script_tag(prefix: str, max_upload_mb: int) -> dict[str, str]:
+    """Return the attributes of the tag of the page's script; prefix is BOKEH_PREFIX."""
+    return {
+        "src": f"{prefix}/static/{versioned(PAGE_SCRIPT_NAME)}",
+        "data-max-upload": str(max_upload_mb << 20),
+    }
+
+
 def prepare(cache: Path = CACHE, *, quick: bool = False) -> list[Path]:
     """Return a folder for each file that pages load: with the file, and compressed as .gz and as .br.
 

@@ -135,7 +135,7 @@ USES = {
             "bokeh.resources:Resources._resolve": "self kind",
         },
     ),
-    "pages": Use(  # bokeh_dyno/bokeh/__main__.py
+    "pages": Use(  # bokeh_dyno/bokeh/own_page.py
         "the recovery of the apps' own pages",
         {
             "bokeh.embed.bundle:bundle_models": "models",

@@ -95,10 +95,42 @@ def origins
   end
 end
 
-# What nginx itself says in the place of a page, which asks again by itself
-def page(sentence)
+# ALLOWED_HOSTS as a pattern: *.HOST is any name below it
+def allowed_hosts
+  list('ALLOWED_HOSTS').map do |host|
+    host.start_with?('*.') ? "[\\w.-]+#{Regexp.escape(host[1..])}" : Regexp.escape(host)
+  end.join('|')
+end
+
+# Who may show a page in a frame, as a Content-Security-Policy says it
+def frame_ancestors
+  "frame-ancestors #{list('FRAME_ANCESTORS').map { |site| %w[self none].include?(site) ? "'#{site}'" : site }.join(' ')}"
+end
+
+# ... and for browsers without one, which know two of the answers
+def frame_options = { %w[self] => 'SAMEORIGIN', %w[none] => 'DENY' }[list('FRAME_ANCESTORS')]
+
+# The headers of every answer, for a location that has an add_header of its own: it has none of the server's then. What the
+# site or an app has set itself stays, see the maps in http.conf.erb. With own: true, of what nginx itself says; :file, of a file
+def headers(own: false)
+  nothing_runs = "default-src 'none'; style-src 'unsafe-inline'; " if var('CONTENT_SECURITY_POLICY') == 'on' && !dev?
+  policy = own == :file && nothing_runs ? "default-src 'none'" : "#{nothing_runs}#{frame_ancestors}"
+  lines = {
+    'X-Content-Type-Options' => own ? 'nosniff' : '$nosniff',
+    'Referrer-Policy' => own ? 'no-referrer' : '$referrer_policy',
+    'Content-Security-Policy' => own ? "\"#{policy}\"" : '$frame_policy',
+    'X-Frame-Options' => own ? (frame_options unless own == :file) : '$frame_options',
+    'X-Request-Id' => own ? '$dyno_request_id' : '$request_id_sent'
+  }
+  lines['Strict-Transport-Security'] = own ? '$own_transport' : '$transport' if var('FORCE_HTTPS') == '1'
+  lines.compact.map { |name, value| "add_header #{name} #{value} always;" }.join("\n    ")
+end
+
+# What nginx itself says in the place of a page; one that asks again by itself unless `again` is false, as after an upload
+def page(sentence, again: true)
   "'<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">" \
-  "<meta name=\"color-scheme\" content=\"light dark\"><meta http-equiv=\"refresh\" content=\"10\"><title>#{sentence}</title>" \
-  "<p style=\"font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 15vh auto; padding: 0 16px\">#{sentence} " \
-  "This page tries again by itself.</p></html>'"
+  "<meta name=\"color-scheme\" content=\"light dark\">#{'<meta http-equiv="refresh" content="10">' if again}" \
+  "<title>#{sentence}</title>" \
+  "<p style=\"font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 15vh auto; padding: 0 16px\">#{sentence}" \
+  "#{' This page tries again by itself.' if again}</p></html>'"
 end
