@@ -687,7 +687,8 @@ def test_an_error_that_was_closed_stays_so_until_there_is_another(edited: Edited
 
 
 def test_an_error_in_a_callback_does_not_cover_the_page(edited: Edited) -> None:
-    page = edited.open("<button onclick='window.pressed = true'>Press</button>")
+    page = edited.open("<button>Press</button>")
+    page.evaluate("document.querySelector('button').addEventListener('click', () => (window.pressed = true))")
     edited.events.send(type="errors", errors=[{**ERROR, "running": True}])
     notes = page.get_by_role("alert")
     notes.get_by_text("bokeh_app/counter/main.py:12").wait_for()

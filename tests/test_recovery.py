@@ -221,7 +221,7 @@ def test_a_loss_while_the_views_are_made(one: Dyno, page: Page):
         window.Bokeh = {__proto__: Bokeh, embed: {__proto__: Bokeh.embed, add_document_from_session}}
       }, true)""")
     page.goto(f"http://127.0.0.1:{one.port}/with/counter")
-    page.wait_for_function("() => window.killed")
+    page.wait_for_function("() => Boolean(window.killed)")
     page.wait_for_function("() => performance.getEntriesByType('resource').some((one) => one.initiatorType == 'fetch')")
     turn_slider(page, 3)
     assert_whole(page)

@@ -35,11 +35,12 @@ POLICY = {
     "object-src": "'self'",
     "base-uri": "'self'",
 }
-SCRIPT = re.compile(r"<script(?=[\s>{])(?![^>]*\snonce\b)", re.IGNORECASE)
+SCRIPT = re.compile(r"<script(?=[\s>{])(?![^<>]*\snonce\b)", re.IGNORECASE)
 NO_PAGE = re.compile(r"\.(js|css|json|txt|xml|svg|xhtml)(\.\w+)?$")
 # what a nonce cannot be given to: code in an attribute
 HANDLER = re.compile(
-    r"<[a-z][^<>]*?(\son[a-z]+\s*=\s*[\"'{]|\s(?:href|action)\s*=\s*[\"']?\s*javascript:)", re.IGNORECASE
+    r"<[a-z][^<>]*?(\son[a-z]{1,30}\s{0,9}=\s{0,9}[\"'{]|\s(?:href|action)\s{0,9}=\s{0,9}[\"']?\s{0,9}javascript:)",
+    re.IGNORECASE,
 )
 
 
