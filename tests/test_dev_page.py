@@ -223,6 +223,7 @@ def test_a_style_sheet_is_exchanged_without_a_reload(edited: Edited, how: str) -
         edited.style(f"h1 {{ color: rgb({number}, 0, 0) }}", name)
         edited.events.send(type="styles", files=[f"static/{name}"])
         page.wait_for_function(f"getComputedStyle(document.querySelector('h1')).color == 'rgb({number}, 0, 0)'")
+    page.wait_for_function("colors.has('rgb(4, 0, 0)')")  # from the next frame on
     assert page.evaluate("[...colors]") == [f"rgb({number}, 0, 0)" for number in (1, 2, 3, 4)]
     page.wait_for_function(f"document.querySelectorAll('link, style').length == {2 if head else 1}")
     edited.assert_same_window()

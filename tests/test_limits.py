@@ -426,6 +426,7 @@ def test_a_page_whose_app_ends_workers_says_so_and_stops(project: Path, dyno: Ma
 
 def test_a_page_whose_session_ended_says_so_and_stops(site: Dyno, page) -> None:
     page.goto(f"http://127.0.0.1:{site.port}/with/ends")
+    page.locator(".noUi-handle").first.wait_for()
     page.evaluate("""async () => {
         while (Bokeh?.documents?.length != 1) await new Promise((done) => setTimeout(done, 20))
         Bokeh.documents[0].get_model_by_name("slider").value = 9
@@ -435,6 +436,7 @@ def test_a_page_whose_session_ended_says_so_and_stops(site: Dyno, page) -> None:
 
 def test_a_page_that_has_too_much_to_send_says_so_and_lives(site: Dyno, page) -> None:
     page.goto(f"http://127.0.0.1:{site.port}/with/ends")
+    page.locator(".noUi-handle").first.wait_for()
     page.evaluate("""async () => {
         while (Bokeh?.documents?.length != 1) await new Promise((done) => setTimeout(done, 20))
         Bokeh.documents[0].get_model_by_name("slider").title = "x".repeat(22e6)

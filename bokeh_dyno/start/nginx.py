@@ -135,10 +135,16 @@ class Nginx:
         """Have nginx read its configuration, which was `before`, and wait until it goes by it."""
         if not (pid := self.pid()):
             return
+        try:
+            if self._loses_requests:
+                self.keep_no_connections()
+                time.sleep(CLOSING_SECONDS)
+            self._exchange_workers(pid, before)
+        finally:
+            (self.conf.parent / "closing").unlink(missing_ok=True)
+
+    def _exchange_workers(self, pid: int, before: str) -> None:
         workers = self.workers()
-        if self._loses_requests:
-            self.keep_no_connections()
-            time.sleep(CLOSING_SECONDS)
         os.kill(pid, signal.SIGHUP)
         end = time.monotonic() + RELOAD_SECONDS
         while not self.workers() - workers:
@@ -149,7 +155,6 @@ class Nginx:
         # a tenth of a second later it tells the workers from before, which accept connections until they hear it
         while any(map(_accepts, workers)) and time.monotonic() < end:
             time.sleep(0.01)
-        (self.conf.parent / "closing").unlink(missing_ok=True)
 
 
 def _accepts(worker: psutil.Process) -> bool:

@@ -5,7 +5,6 @@ It is busy with nothing else, so it answers whatever the site's processes do, an
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
@@ -35,14 +34,15 @@ class Status:
 
     def start(self) -> None:
         """Listen, and answer from now on; once more when the socket has been removed."""
-        if self._socket:
-            self._socket.close()
-        path = self._run_dir / "status.sock"
+        before, path = self._socket, self._run_dir / "status.sock"
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
         self._socket.listen(64)
         threading.Thread(target=self._serve, args=(self._socket,), daemon=True).start()
+        if before:
+            before.shutdown(socket.SHUT_RDWR)  # which ends its thread
+            before.close()
 
     def close(self) -> None:
         """Remove the socket: nobody answers any more."""
@@ -57,9 +57,11 @@ class Status:
                     return
                 time.sleep(0.1)  # no more files
                 continue
-            with contextlib.suppress(OSError):  # the visitor has left
+            try:
                 client.settimeout(HEAD_SECONDS)
                 self._answer(client)
+            except OSError:  # the visitor has left
+                client.close()
 
     def _answer(self, client: socket.socket) -> None:
         head = b""
@@ -87,7 +89,7 @@ class Status:
         until, well, text = self._kept.get(strict, (0.0, False, ""))
         if time.monotonic() >= until:
             values = self._serving()
-            probes = health.probes(values, apps.names()[0])
+            probes = health.probes(values, (apps.names() or [""])[0])
             well, text = health.report(values, probes, strict=strict, resolve=self._resolve)
             self._kept[strict] = (time.monotonic() + KEPT_SECONDS, well, text)
         return well, text
