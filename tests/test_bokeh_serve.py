@@ -386,7 +386,9 @@ def test_a_websocket_of_somebody_who_is_not_logged_in_is_a_403_and_one_line(guar
     with Visitor(guarded, "told", token=token) as visitor:
         assert visitor.status == 403
     line = wait_for("the log", lambda: log.read_text().removeprefix(before))
-    assert re.fullmatch(r"WARNING \[worker \d\] 403 GET /bkapp/told/ws .*somebody who is not logged in .*request_id=\w+\n", line)
+    assert re.fullmatch(
+        r"WARNING \[worker \d\] 403 GET /bkapp/told/ws .*somebody who is not logged in .*request_id=\w+\n", line
+    )
     for text in (log.read_text(), guarded.log()):
         assert token[:60] not in text
         assert "Traceback" not in text

@@ -33,7 +33,7 @@ OFF = "This plot cannot be shown at the moment: its app has failed."
 FULL = "There are too many open plots here at the moment."
 
 
-# what is being answered, for the template of an app's own page (__main__.py)
+# what is being answered, for the template of an app's own page (own_page.py)
 answering: ContextVar[RequestHandler | None] = ContextVar("answering", default=None)
 
 

@@ -20,7 +20,6 @@ from bokeh_dyno.shared import buildpack, errors, health, sigterm
 from bokeh_dyno.shared.settings import Settings
 from bokeh_dyno.shared.signals import Inbox, start_script_is_gone
 
-PAUSE_SECONDS = 5.0  # between two looks at the workers, which are a second apart
 STOP_SECONDS = 3.0  # from the signal to the worker that stops, until it is killed
 
 
@@ -38,7 +37,7 @@ class Master:
         self._ending: tuple[int, str, float] | None = None  # pid, why, and when to kill it
         self._heartbeats = mmap.mmap(-1, 8 * (len(self._deaths) + 1))  # shared with the workers
         self._started: dict[int, float] = {}
-        self._looked = self._resumed = time.monotonic()
+        self._pauses, self._resumed = health.Pauses(), time.monotonic()
         self._stops = sigterm.stops()
         self._inbox = Inbox(signal.SIGCHLD, signal.SIGUSR1, *self._stops)
 
@@ -123,11 +122,8 @@ class Master:
     def _end_ill(self) -> None:
         """End a worker that hangs or is too large: one at a time, and none while another is still starting."""
         now = time.monotonic()
-        if (
-            now - self._looked > PAUSE_SECONDS
-        ):  # all of us were stopped: the workers first need a moment to say that they live
+        if self._pauses.seconds():  # the workers first need a moment to say that they live
             self._resumed = now
-        self._looked = now
         if self._ending:
             pid, _, deadline = self._ending
             if now > deadline:

@@ -40,7 +40,7 @@ from bokeh_dyno.bokeh.gate import Gate, Room
 from bokeh_dyno.bokeh.limits import Limits
 from bokeh_dyno.bokeh.reading import CostlyError
 from bokeh_dyno.bokeh.websocket import WebSocket
-from bokeh_dyno.shared import apps, errors, fork, health, private, sentry, settings, sigterm
+from bokeh_dyno.shared import errors, fork, health, private, sentry, settings, sigterm
 from bokeh_dyno.shared.log import Discreet, one_line
 from bokeh_dyno.shared.settings import Settings
 
@@ -190,9 +190,8 @@ class _Healthz(RequestHandler):
     async def get(self) -> None:
         # in a thread, while this worker answers itself
         values = settings.read()
-        probes = health.bokeh_probes(values, apps.names()[0])
-        strict = self.get_query_argument("all", "") == "1"
-        well, body = await asyncio.to_thread(health.report, values, probes, strict=strict)
+        strict = health.is_strict(self.request.query)
+        well, body = await asyncio.to_thread(health.report, values, health.bokeh_probes(values), strict=strict)
         self.set_status(200 if well else 503)
         self.set_header("Content-Type", "text/plain")
         self.set_header("Cache-Control", "no-store")

@@ -80,6 +80,8 @@ class BokehApps:
         """
         tokens.mint(60)
         static.versions()
+        for name in apps.names():
+            needs.sources_named(name)
         if self._settings.bokeh_upstream:
             self._all  # noqa: B018 (kept)
 
@@ -186,7 +188,7 @@ class BokehApps:
         place, _, token = request.headers.get("Bokeh-Token", "").rpartition(" ")
         if place != f"{self.url(name)} {g.bokeh_apps_on_page.count(name) - 1}":
             return ""
-        probes = health.bokeh_probes(self._settings, apps.names()[0])
+        probes = health.bokeh_probes(self._settings)
         if len(health.silent(probes, 0.5)) == len(probes):
             abort(Response(status=204))  # not yet: a WebSocket now would only fail; the page asks again
         return token
@@ -277,11 +279,10 @@ class _Edge:
         if environ.get("PATH_INFO") != "/healthz":
             return ClosingIterator(self._wsgi_app(environ, start_response), lambda: _read_rest(environ))
         query = environ.get("QUERY_STRING", "")
-        is_probe = f"/healthz?{query}" == health.FLASK  # of the start script, which is asked for the rest
-        probes = [] if is_probe else health.bokeh_probes(self._settings, apps.names()[0])
-        well, body = (
-            health.report(self._settings, probes, strict="all=1" in query.split("&")) if probes else (True, "ok\n")
-        )
+        well, body = True, "ok\n"
+        if f"/healthz?{query}" != health.FLASK:  # with that the start script asks, which asks the others itself
+            probes = health.bokeh_probes(self._settings)
+            well, body = health.report(self._settings, probes, strict=health.is_strict(query))
         status = "200 OK" if well else "503 Service Unavailable"
         start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
         return [body.encode()]

@@ -96,7 +96,6 @@ gc.disable()  # until the site is imported (when_ready): collecting during the i
 bind = f"unix:{os.path.join(_settings.run_dir, 'flask.sock')}"
 umask = 0o077  # of the socket, and of what the site writes; gunicorn's default lets everybody write to both
 workers = _settings.web_concurrency
-PAUSE_SECONDS = 5.0  # between two looks of gunicorn's master at its workers, which are a second apart
 GRACEFUL = signal.SIGUSR2  # between gunicorn's master and its workers, for SIGTERM is the platform's
 # threads, so that a slow page does not keep its worker from answering others
 worker_class = "gthread"
@@ -155,12 +154,10 @@ def on_starting(server: Arbiter) -> None:
 
 def _unless_paused(murder: Callable[[], None]) -> Callable[[], None]:
     """Return what ends the workers that are silent; but when all were stopped, they first need a moment to say that they live."""
-    looked = time.monotonic()
+    pauses = health.Pauses()
 
     def look() -> None:
-        nonlocal looked
-        was, looked = looked, time.monotonic()
-        if looked - was < PAUSE_SECONDS:
+        if not pauses.seconds():
             murder()
 
     return look

@@ -35,7 +35,7 @@ SOURCES = ("__implementation__", "__javascript__", "__css__")
 # ... what BokehJS makes code of when it shows it (new Function), beside the models whose name begins with CustomJS: a template
 # of a table's cells, and WebGL, for which its library writes code; and what in an app's source says that there may be some
 EVAL = "'unsafe-eval'"
-MAX_FILES, SUFFIXES = 1000, (".py", ".ipynb", ".md", ".html", ".yaml", ".json")
+MAX_FILES, MAX_BYTES, SUFFIXES = 1000, 1_000_000, (".py", ".ipynb", ".md", ".html", ".yaml", ".json")
 COMPILED = ("HTMLTemplateFormatter", "FuncTickFormatter")
 # ... as in the JSON of a static plot
 COMPILED_ON_PAGE = re.compile(
@@ -114,7 +114,7 @@ def sources_named(name: str) -> list[str]:
     files = [] if path is None else [path] if path.is_file() else sorted(path.rglob("*"))[:MAX_FILES]
     for file in files:
         with contextlib.suppress(OSError):
-            if file.suffix in SUFFIXES and NAMED.search(file.read_bytes()):
+            if file.suffix in SUFFIXES and file.stat().st_size <= MAX_BYTES and NAMED.search(file.read_bytes()):
                 return [EVAL]
     return []
 

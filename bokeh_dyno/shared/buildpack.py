@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from bokeh_dyno.shared import apps, health, run_dir, sentry, settings
+from bokeh_dyno.shared import health, run_dir, sentry, settings
 from bokeh_dyno.shared.settings import Settings
 
 INITIALIZED = Path("/tmp/app-initialized")
@@ -52,7 +52,7 @@ def announce(values: Settings) -> bool:
     """Let the buildpack's script start nginx, once every backend answers; return whether all of that is done."""
     if "DYNO_PID" in os.environ:
         return True
-    asked = health.probes(values, apps.names()[0])
+    asked = health.probes(values)
     if health.missing(asked, health.silent(asked, 0.5), values):
         return False
     INITIALIZED.touch()

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bokeh_dyno.shared import apps
 from bokeh_dyno.shared.settings import Settings
 
 DEATHS = 6  # within DEATHS_SECONDS: a worker that will not get better
 DEATHS_SECONDS = 60
+PAUSE_SECONDS = 5.0  # between two turns of a loop that makes one a second
 DEADLINE = 0.8  # seconds; /healthz is answered within 1 s, also when a worker hangs
 
 
@@ -92,14 +94,15 @@ def _connect(family: int, target: Any) -> socket.socket:
     return client
 
 
-def probes(settings: Settings, app: str) -> list[Probe]:
+def probes(settings: Settings) -> list[Probe]:
     """Return what to ask of all that nginx passes requests to: Flask, and the Bokeh workers or the dynos that have them."""
     flask = ("flask", os.path.join(settings.run_dir, "flask.sock"), FLASK)
-    return [*([flask] if settings.web_concurrency else []), *bokeh_probes(settings, app)]
+    return [*([flask] if settings.web_concurrency else []), *bokeh_probes(settings)]
 
 
-def bokeh_probes(settings: Settings, app: str) -> list[Probe]:
+def bokeh_probes(settings: Settings) -> list[Probe]:
     """Return what to ask the Bokeh workers: `/metadata` of an app answers without making a session."""
+    app = next(iter(apps.names()), "")  # all may have been removed since the start
     metadata = f"{settings.bokeh_prefix}/{app}/metadata"
     if settings.bokeh_upstream:
         return [(f"bokeh at {address}", address, metadata) for address in settings.bokeh_upstream]
@@ -136,6 +139,11 @@ def forget_failure(run_dir: Path, app: str) -> None:
     (run_dir / "failed" / app).unlink(missing_ok=True)
 
 
+def is_strict(query: str) -> bool:
+    """Return whether /healthz is asked whether every part answers, not only whether the site can serve."""
+    return "all=1" in query.split("&")
+
+
 def report(settings: Settings, asked: list[Probe], *, strict: bool, resolve: Resolve = resolve) -> tuple[bool, str]:
     """Ask; return whether the site can serve, and what /healthz says: ok, and a line for each part that is silent and each
     app that could not run.
@@ -163,3 +171,15 @@ class Deaths:
         now = time.monotonic()
         self._times = [*(past for past in self._times if now - past < DEATHS_SECONDS), now]
         return len(self._times) >= DEATHS
+
+
+class Pauses:
+    """Notices in a loop that turns at least once a second that all processes were stopped, or had no time at all."""
+
+    def __init__(self) -> None:
+        self._looked = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return for how long nothing could run since the last turn; 0 when that is nothing unusual."""
+        before, self._looked = self._looked, time.monotonic()
+        return passed if (passed := self._looked - before) > PAUSE_SECONDS else 0.0

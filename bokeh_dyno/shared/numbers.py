@@ -13,33 +13,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-BUCKETS = (
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)  # seconds, at most; what is longer has its own
+# seconds, at most; what is longer has its own
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REFUSED = ("full", "visitor", "starts", "offences", "off", "token", "user", "stopping")  # why a session was not opened
-CODES = (
-    "1000",
-    "1001",
-    "1002",
-    "1006",
-    "1008",
-    "1009",
-    "1011",
-    "1012",
-    "1013",
-    "4000",
-    "other",
-)  # of a closed WebSocket
+# of a closed WebSocket
+CODES = ("1000", "1001", "1002", "1006", "1008", "1009", "1011", "1012", "1013", "4000", "other")
 HISTOGRAMS = ("callback", "lag")
 
 

@@ -60,6 +60,14 @@ def new_name(run_dir: Path, taken: Collection[str] = ()) -> str:
             return name
 
 
+def pid_in(file: Path) -> int | None:
+    """Return the pid that is written in a file; None when it is not there, or just being written."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def generations(run_dir: Path) -> dict[str, Any]:
     """Return how the generations stand, as the start script has written it (bokeh_dyno/start/generations.py)."""
     try:

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     """Check what a project consists of, or what honcho reads of it (--env): print a line for each error."""
     os.chdir(settings.ROOT)
     wrong = _lacking() or wrong_lines(Path(".env")) + wrong_procfile(Path("Procfile"))
-    return _tell(wrong or (wrong_port() if arguments == ["--env"] else _problems()))
+    return _tell(wrong or (wrong_settings() if arguments == ["--env"] else _problems()))
 
 
 def prepare_static() -> int:
@@ -57,8 +57,8 @@ def _problems() -> list[str]:
     return []
 
 
-def wrong_port() -> list[str]:
-    """Return what is wrong with the config vars, once PORT is: honcho, which reads it first, ends with a traceback."""
+def wrong_settings() -> list[str]:
+    """Return what is wrong with the config vars, those of .env included: at a wrong PORT honcho ends with a traceback."""
     from honcho import environ
 
     dotenv = environ.parse(Path(".env").read_text("utf-8")) if Path(".env").exists() else {}

@@ -179,11 +179,11 @@ class _Collector:
         A number is that of a place: whoever comes after a process that has ended takes its place.
         """
         known: dict[int, tuple[str, str]] = {os.getpid(): ("", "dyno")}
-        masters = dict.fromkeys(_pids(self._path / "nginx.pid"), ("", "nginx"))
-        for name in self._names:
-            masters |= {
-                pid: (name, kind) for kind in ("flask", "bokeh") for pid in _pids(self._path / name / f"{kind}.pid")
-            }
+        files = {self._path / "nginx.pid": ("", "nginx")}
+        files |= {
+            self._path / name / f"{kind}.pid": (name, kind) for name in self._names for kind in ("flask", "bokeh")
+        }
+        masters = {pid: called for file, called in files.items() if (pid := run_dir.pid_in(file))}
         known |= masters
         known |= {int(row["pid"]): (name, f"bokeh.{number}") for (name, number), row in self._rows() if row["pid"]}
         rest: dict[tuple[str, str], list[psutil.Process]] = {}
@@ -241,13 +241,6 @@ def _places_of(found: dict[tuple[str, str], list[psutil.Process]]) -> None:
 def _kind(honcho_name: str) -> str:
     name = honcho_name.removesuffix(".1")
     return "other" if name in ("", "web", "flask", "bokeh") else name
-
-
-def _pids(file: Path) -> list[int]:
-    try:
-        return [int(file.read_text())]
-    except (OSError, ValueError):  # not there, or just being written
-        return []
 
 
 def _proportional(pid: int) -> int | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bokeh_dyno import __version__
-from bokeh_dyno.shared import apps, run_dir, sentry, settings, sigterm
+from bokeh_dyno.shared import apps, health, run_dir, sentry, settings, sigterm
 from bokeh_dyno.shared.signals import Inbox, Terminal, adopt_orphans
 from bokeh_dyno.start import check, events, nginx, output, port
 from bokeh_dyno.start.output import notify, say
@@ -31,7 +31,6 @@ USAGE = "usage: bin/start-nginx [-f] COMMAND...   (-f: open the port at once, wi
 DRAIN_SECONDS, LEAST_DRAIN_SECONDS = 23.0, 5.0
 UNSERVED_SECONDS = 4.0  # in the place of DRAIN, when something has failed
 CLOSE_SECONDS = 1.0  # from the signal to nginx to its closed port
-PAUSE_SECONDS = 5.0  # between two turns of a loop: all processes have been stopped meanwhile, or had no time at all
 
 
 class StartError(RuntimeError):
@@ -120,10 +119,10 @@ class Dyno:
         """Wait for every backend. Returns an exit code when COMMAND ended or a signal came, None when all answer."""
         from bokeh_dyno.start.generation import GenerationError
 
-        first, looked = self._generations.serving, time.monotonic()
+        first, pauses = self._generations.serving, health.Pauses()
         while True:
             signals = self._signals(0.02)
-            first.excuse(max(0.0, -looked + (looked := time.monotonic()) - PAUSE_SECONDS))
+            first.excuse(pauses.seconds())
             if signals & {signal.SIGTERM, signal.SIGINT}:
                 # nobody is served yet, and Python interrupted in an import prints a traceback
                 first.kill()

@@ -14,7 +14,7 @@ from typing import IO
 
 import psutil
 
-from bokeh_dyno.shared import apps, balance, health, settings, sigterm
+from bokeh_dyno.shared import balance, health, settings, sigterm
 from bokeh_dyno.start import events
 from bokeh_dyno.start.output import OUTPUT, say
 from bokeh_dyno.start.processes import Children, Tree
@@ -89,7 +89,7 @@ class Generation:
         )  # fmt: skip
         os.close(writes)
         OUTPUT.follow(reads, events.of_command)
-        self._silent = health.probes(self.values, apps.names()[0])
+        self._silent = health.probes(self.values)
 
     def answers(self) -> bool:
         """Return whether every backend has answered; ask those that have not.

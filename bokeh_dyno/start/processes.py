@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from bokeh_dyno.shared import run_dir
 from bokeh_dyno.shared.signals import Inbox, die_with_parent
 
 KILL_SECONDS = 5.0  # until what was killed is gone, unless the system holds it
@@ -88,20 +89,17 @@ class Children:
 class Tree:
     """COMMAND of one generation, and all that it starts, which is known by the DYNO_GENERATION in its environment."""
 
-    def __init__(self, name: str, run_dir: Path, children: Children) -> None:
+    def __init__(self, name: str, folder: Path, children: Children) -> None:
         self._name = name
-        self._run_dir = run_dir
+        self._folder = folder  # its own, in RUN_DIR
         self._all = children
         self._began = self._looked = time.monotonic()
         self._of_procfile: dict[int, tuple[str, int | None]] = {}  # name and parent of each of the Procfile's processes
 
     def masters(self) -> dict[str, int]:
         """Return the pids of gunicorn's and Bokeh's masters, by name, of those that have written theirs."""
-        pids = {}
-        for name in ("flask", "bokeh"):
-            with contextlib.suppress(OSError, ValueError):  # just being written
-                pids[name] = int((self._run_dir / f"{name}.pid").read_text())
-        return pids
+        pids = {name: run_dir.pid_in(self._folder / f"{name}.pid") for name in ("flask", "bokeh")}
+        return {name: pid for name, pid in pids.items() if pid}
 
     def gone(self, is_served: bool) -> str | None:
         """Return the name of a process of the Procfile (flask, bokeh, clock) that is gone, or its parent.

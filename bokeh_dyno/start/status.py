@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bokeh_dyno.shared import apps, health
+from bokeh_dyno.shared import health
 from bokeh_dyno.shared.settings import Settings
 
 KEPT_SECONDS = 1.0  # for which an answer of /healthz is given again
@@ -75,7 +75,7 @@ class Status:
         path, _, query = parts[1].partition("?")
         headers = {name.lower(): text.strip() for name, _, text in (one.partition(":") for one in rest)}
         if path == "/healthz":
-            well, text = self.health(strict="all=1" in query.split("&"))
+            well, text = self.health(strict=health.is_strict(query))
             _send(client, parts[0], 200 if well else 503, "text/plain", text.encode())
         elif path == "/metrics" and self._metrics.acquire(blocking=False):
             threading.Thread(target=self._answer_metrics, args=(client, parts[0], headers), daemon=True).start()
@@ -89,8 +89,7 @@ class Status:
         until, well, text = self._kept.get(strict, (0.0, False, ""))
         if time.monotonic() >= until:
             values = self._serving()
-            probes = health.probes(values, (apps.names() or [""])[0])
-            well, text = health.report(values, probes, strict=strict, resolve=self._resolve)
+            well, text = health.report(values, health.probes(values), strict=strict, resolve=self._resolve)
             self._kept[strict] = (time.monotonic() + KEPT_SECONDS, well, text)
         return well, text
 
