@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import functools
 import http.client
 import importlib.util
 import itertools
@@ -82,6 +84,14 @@ def source_files() -> list[Path]:
     return [Path(name) for name in names if name and (ROOT / name).is_file()]
 
 
+@functools.cache
+def compiled() -> list[Path]:
+    """Compile the machinery, which every copy would do anew; return the files, relative to the project."""
+    compileall.compile_dir(ROOT / "bokeh_dyno", quiet=2)
+    tag = sys.implementation.cache_tag
+    return [path.relative_to(ROOT) for path in (ROOT / "bokeh_dyno").rglob(f"__pycache__/*.{tag}.pyc")]
+
+
 def copy_project(folder: Path, site: Path | None = None) -> Path:
     """Copy the project to `folder`, which must not exist; `site` takes the place of flask_app/ and bokeh_app/."""
     for name in source_files():
@@ -90,6 +100,9 @@ def copy_project(folder: Path, site: Path | None = None) -> Path:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target, follow_symlinks=False)
+    for name in compiled():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
     if site:
         shutil.copytree(site, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     if (ROOT / ".static").is_dir():  # compressed once, by whatever ran before
