@@ -23,7 +23,7 @@ from statistics import median
 
 from dyno_under_test import ROOT
 
-from bench import edits, generations  # noqa: F401 (their parts)
+from bench import dynos, edits, generations  # noqa: F401 (their parts)
 from bench.client import WrongAnswer
 from bench.measures import PARTS
 from bench.peers import PEERS, TITLES
