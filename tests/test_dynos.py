@@ -8,13 +8,22 @@ import re
 import secrets
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bokeh
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, installed, wait_for
+from dyno_under_test import (
+    OTHER_SITE,
+    ROOT,
+    Dyno,
+    copy_project,
+    free_port,
+    installed,
+    temporary_folder,
+    wait_for,
+)
 from playwright.sync_api import Page
 from router import Views, router, view
 from test_drain import send_to_all
@@ -68,6 +77,7 @@ class Deploy:
     """Two versions of a project behind one router: another page script each, another BokehJS each."""
 
     def __init__(self, scratch: Path, dyno: Callable[..., Dyno]) -> None:
+        """Start both dynos and the router; `dyno` makes them."""
         shared = {"BOKEH_SECRET_KEY": secrets.token_hex(32), "BOKEH_WORKERS": "1", "WEB_CONCURRENCY": "1"}
         self.dynos = []
         for number in (1, 2):
@@ -86,9 +96,22 @@ class Deploy:
         self.router = router(scratch / "router", self.dynos, dyno).start()
 
 
-@pytest.fixture
-def deploy(scratch: Path, dyno: Callable[..., Dyno]) -> Deploy:
-    return Deploy(scratch, dyno)
+@pytest.fixture(scope="module")
+def deploy() -> Iterator[Deploy]:
+    """Both, for the tests of this module; the last of them stops the first dyno."""
+    scratch = temporary_folder()
+    made: list[Dyno] = []
+
+    def new(*arguments) -> Dyno:
+        made.append(Dyno(*arguments))
+        return made[-1]
+
+    try:
+        yield Deploy(scratch, new)
+    finally:
+        for one in made:
+            one.clean_up()
+        shutil.rmtree(scratch)
 
 
 def versions(one: Dyno) -> list[str]:

@@ -218,30 +218,25 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
-def test_what_cannot_come_up_changes_nothing(project: Path, dyno: MakeDyno, what: str) -> None:
-    name, old, new, why = BROKEN[what]
-    file = project / name
-    file.parent.mkdir(exist_ok=True)
-    if not file.exists():
-        file.write_text("{}")
-    one = dyno(project, {**KEY, "BOOT_TIMEOUT": "8" if what == "time" else "55"}).start()
+def test_what_cannot_come_up_changes_nothing(project: Path, dyno: MakeDyno) -> None:
+    (project / "flask_app" / "templates").mkdir(exist_ok=True)
+    (project / "flask_app" / "templates" / "page.html").write_text("{}")
+    one = dyno(project, {**KEY, "BOOT_TIMEOUT": "8"}).start()
     serving = state(one)["serving"]
     before = (project / "run" / "nginx.conf").read_bytes()
     with Visitor(one) as visitor:
         visitor.document()
         version_of(project, "two")
-        edit(file, old, new)
-        assert re.search(why, refused(one)), one.log()
-        assert_alone(one, serving)
-        assert state(one)["failed"]["why"]
-        assert (project / "run" / "nginx.conf").read_bytes() == before
-        assert one.get("/version").text == "one"
-        visitor.send_message(change(find(visitor.document_json, "height"), "value", 3))
-        visitor.message("OK")
-    if what != "an app":
-        return
-    edit(file, new, old)
+        for number, (what, (name, old, new, why)) in enumerate(BROKEN.items()):
+            edit(project / name, old, new)
+            assert re.search(why, refused(one, number)), (what, one.log())
+            edit(project / name, new, old)
+            assert_alone(one, serving)
+            assert state(one)["failed"]["why"]
+            assert (project / "run" / "nginx.conf").read_bytes() == before
+            assert one.get("/version").text == "one"
+            visitor.send_message(change(find(visitor.document_json, "height"), "value", 3 + number))
+            visitor.message("OK")
     last = replace(one)
     assert one.get("/version").text == "two"
     assert state(one)["failed"] is None
@@ -326,36 +321,34 @@ def test_before_the_first_serves_another_one_has_to_wait(project: Path, dyno: Ma
     assert_alone(one, taken_over(one, first))
 
 
-@pytest.mark.parametrize(
-    ("process", "which"),
-    [("honcho", "starting"), ("gunicorn", "starting"), ("gunicorn", "left"), ("bokeh", "left"), ("bokeh", "serving")],
-)
-def test_of_a_killed_process_only_its_generation_ends(running: Dyno, which: str, process: str) -> None:
-    pattern = {"honcho": r"bin/honcho ", "gunicorn": r"bin/gunicorn ", "bokeh": r"-m bokeh_dyno\.bokeh"}[process]
+def test_of_a_killed_process_only_its_generation_ends(running: Dyno) -> None:
     first = state(running)["serving"]
+
+    def kill(pattern: str, generation: str) -> None:
+        found = lambda: [one for one in running.find(pattern) if one.environ().get("DYNO_GENERATION") == generation]  # noqa: E731
+        wait_for("the process", found)[0].kill()
+
     with Visitor(running) as visitor:
         visitor.document()
-        if which == "starting":
+        for number, pattern in enumerate((r"bin/honcho ", r"bin/gunicorn "), 1):
             running.process.send_signal(signal.SIGUSR2)
-        else:
-            serving = replace(running)
-        of = {"starting": lambda: state(running)["starting"], "left": lambda: first, "serving": lambda: serving}[which]
-        found = lambda: [one for one in running.find(pattern) if one.environ().get("DYNO_GENERATION") == of()]  # noqa: E731
-        victim = wait_for("the process", found)[0]
-        victim.kill()
-        if which == "serving":
-            assert running.wait() != 0
-            running.assert_nothing_left()
-            return
-        if which == "starting":
-            wait_for("the end of it", lambda: "cannot take over" in running.log(), 60)
-            visitor.send_message(change(find(visitor.document_json, "height"), "value", 3))
+            kill(pattern, str(wait_for("one that starts", lambda: state(running)["starting"])))
+            wait_for("the end of it", lambda n=number: running.log().count("cannot take over") == n, 60)
+            assert_alone(running, first)
+            visitor.send_message(change(find(visitor.document_json, "height"), "value", 3 + number))
             visitor.message("OK")
-            serving = first
-        assert_alone(running, serving)
-        assert running.get("/version").text == "one"
-        with Visitor(running, token=visitor.token) as again:
-            again.document()
+    for pattern in (r"bin/gunicorn ", r"-m bokeh_dyno\.bokeh"):
+        with Visitor(running) as visitor:
+            visitor.document()
+            left, serving = state(running)["serving"], replace(running)
+            kill(pattern, left)
+            assert_alone(running, serving)
+            assert running.get("/version").text == "one"
+            with Visitor(running, token=visitor.token) as again:
+                again.document()
+    kill(r"-m bokeh_dyno\.bokeh", serving)
+    assert running.wait() != 0
+    running.assert_nothing_left()
 
 
 def test_static_files_of_both_are_there_as_long_as_both_are(running: Dyno) -> None:

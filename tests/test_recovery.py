@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import Dyno, wait_for
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
 from playwright.sync_api import Page
 
 MakeDyno = Callable[..., Dyno]
@@ -133,15 +134,59 @@ def runs(one: Dyno) -> int:
     return len(Path(one.env["TEST_COUNTER"]).read_text().splitlines())
 
 
-@pytest.fixture
-def one(project: Path, dyno: MakeDyno, scratch: Path) -> Dyno:
-    """A dyno of its own, with a key that its successors have too."""
-    return dyno(project, {"BOKEH_SECRET_KEY": KEY, "TEST_COUNTER": str(scratch / "runs")}).start()
-
-
-def successor(one: Dyno, dyno: MakeDyno, **env: str) -> Dyno:
+def successor(one: Dyno, dyno: MakeDyno) -> Dyno:
     """Return the next dyno at the same address, not yet started."""
-    return dyno(one.folder, {**one.env, **env})
+    return dyno(one.folder, one.env)
+
+
+class Address:
+    """A folder and a port, where one dyno follows the other."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self.dynos: list[Dyno] = []
+
+    def running(self) -> Dyno:
+        """Return the dyno that is there."""
+        return self.dynos[-1] if self.dynos and self.dynos[-1].process.poll() is None else self.next().start()
+
+    def next(self) -> Dyno:
+        """Return the next one, not yet started."""
+        if self.dynos:
+            self.dynos.append(successor(self.dynos[-1], Dyno))
+        else:
+            env = {"BOKEH_SECRET_KEY": KEY, "TEST_COUNTER": str(self._scratch / "runs")}
+            self.dynos.append(Dyno(copy_project(self._scratch / "app", OTHER_SITE), env))
+        return self.dynos[-1]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    """Where the tests that change nothing in the folder have their dynos.
+
+    A worker that is killed 6 times within a minute ends its dyno: one of them restarts it between those that kill some.
+    """
+    scratch = temporary_folder()
+    there = Address(scratch)
+    try:
+        yield there
+        assert there.running().stop() == 0
+    finally:
+        for one in there.dynos:
+            one.clean_up()
+        shutil.rmtree(scratch)
+
+
+@pytest.fixture
+def one(address: Address) -> Dyno:
+    """The dyno that is there."""
+    return address.running()
+
+
+@pytest.fixture
+def alone(project: Path, dyno: MakeDyno, scratch: Path) -> Dyno:
+    """A dyno of its own, for those that change an app or the site, with a key that its successors have too."""
+    return dyno(project, {"BOKEH_SECRET_KEY": KEY, "TEST_COUNTER": str(scratch / "runs")}).start()
 
 
 @pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
@@ -152,6 +197,21 @@ def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page, be
     before = runs(one)
     wait_for("the app to run again", lambda: runs(one) > before)
     assert_whole(page)
+
+
+def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, address: Address, page: Page, record_property):
+    open_page(page, one)
+    assert one.stop() == 0
+    page.get_by_role("status").get_by_text("Reconnecting…").wait_for(timeout=5000)
+    assert_plots_are_drawn(page, 1)  # the old one stays
+    time.sleep(AWAY)  # this is the absence itself
+    address.next().start()
+    back = time.monotonic()
+    assert_whole(page)
+    took = time.monotonic() - back
+    take_out_what_the_absence_caused(page)
+    record_property("figure", f"away {AWAY:.0f} s: the page was whole {took:.1f} s after the site")
+    assert took < 6  # 3 s are the promise, measured on a machine that has nothing else to do
 
 
 @pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
@@ -182,6 +242,16 @@ def test_a_page_that_was_about_to_be_left_comes_back_too(one: Dyno, page: Page, 
     take_out_what_the_absence_caused(page)
 
 
+def test_what_the_visitor_changes_during_the_absence_is_kept_too(one: Dyno, address: Address, page: Page):
+    open_page(page, one)
+    assert one.stop() == 0
+    page.get_by_role("status").wait_for(timeout=5000)
+    turn_slider(page, 2)
+    address.next().start()
+    assert_whole(page, slider=6)
+    take_out_what_the_absence_caused(page)
+
+
 def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
     open_page(page, one)
     for _ in range(2):
@@ -191,6 +261,40 @@ def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
         page.wait_for_function("() => document.querySelector('[data-bokeh-token] > [style*=hidden]')")
         wait_for("the workers", lambda: one.get("/healthz").status == 200)
     assert_whole(page)
+
+
+def test_the_script_on_a_page_twice_shows_each_app_once(one: Dyno, page: Page):
+    page.add_init_script("""window.opened = 0
+      WebSocket = new Proxy(WebSocket, {construct: (target, args) => (window.opened += 1, new target(...args))})""")
+    open_page(page, one)
+    page.evaluate("""() => new Promise((done) => {
+      const again = document.createElement("script")
+      again.src = [...document.scripts].find((script) => script.src.includes("dyno.js")).src + "?again"
+      again.onload = done
+      document.head.append(again)
+    })""")
+    assert page.evaluate("() => window.opened") == 1
+
+
+def test_a_site_that_goes_away_again_while_a_page_comes_back(one: Dyno, address: Address, page: Page):
+    open_page(page, one)
+    stopped = []
+
+    def stop_in_between(route) -> None:
+        answer = route.fetch()
+        if not stopped:
+            stopped.append(one.stop())
+        route.fulfill(response=answer)
+
+    page.route("**/with/**", stop_in_between)
+    for worker in one.bokeh_workers():
+        worker.kill()
+    wait_for("the page to ask", lambda: page.wait_for_timeout(10) or stopped)
+    page.unroute("**/with/**")
+    page.get_by_role("status").wait_for(timeout=5000)
+    address.next().start()
+    assert_whole(page)
+    take_out_what_the_absence_caused(page)
 
 
 def test_a_loss_while_the_views_are_made(one: Dyno, page: Page):
@@ -227,65 +331,6 @@ def test_a_loss_while_the_views_are_made(one: Dyno, page: Page):
     assert_whole(page)
 
 
-def test_the_script_on_a_page_twice_shows_each_app_once(one: Dyno, page: Page):
-    page.add_init_script("""window.opened = 0
-      WebSocket = new Proxy(WebSocket, {construct: (target, args) => (window.opened += 1, new target(...args))})""")
-    open_page(page, one)
-    page.evaluate("""() => new Promise((done) => {
-      const again = document.createElement("script")
-      again.src = [...document.scripts].find((script) => script.src.includes("dyno.js")).src + "?again"
-      again.onload = done
-      document.head.append(again)
-    })""")
-    assert page.evaluate("() => window.opened") == 1
-
-
-def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, dyno: MakeDyno, page: Page, record_property):
-    open_page(page, one)
-    assert one.stop() == 0
-    page.get_by_role("status").get_by_text("Reconnecting…").wait_for(timeout=5000)
-    assert_plots_are_drawn(page, 1)  # the old one stays
-    time.sleep(AWAY)  # this is the absence itself
-    successor(one, dyno).start()
-    back = time.monotonic()
-    assert_whole(page)
-    took = time.monotonic() - back
-    take_out_what_the_absence_caused(page)
-    record_property("figure", f"away {AWAY:.0f} s: the page was whole {took:.1f} s after the site")
-    assert took < 6  # 3 s are the promise, measured on a machine that has nothing else to do
-
-
-def test_what_the_visitor_changes_during_the_absence_is_kept_too(one: Dyno, dyno: MakeDyno, page: Page):
-    open_page(page, one)
-    assert one.stop() == 0
-    page.get_by_role("status").wait_for(timeout=5000)
-    turn_slider(page, 2)
-    successor(one, dyno).start()
-    assert_whole(page, slider=6)
-    take_out_what_the_absence_caused(page)
-
-
-def test_a_site_that_goes_away_again_while_a_page_comes_back(one: Dyno, dyno: MakeDyno, page: Page):
-    open_page(page, one)
-    stopped = []
-
-    def stop_in_between(route) -> None:
-        answer = route.fetch()
-        if not stopped:
-            stopped.append(one.stop())
-        route.fulfill(response=answer)
-
-    page.route("**/with/**", stop_in_between)
-    for worker in one.bokeh_workers():
-        worker.kill()
-    wait_for("the page to ask", lambda: page.wait_for_timeout(10) or stopped)
-    page.unroute("**/with/**")
-    page.get_by_role("status").wait_for(timeout=5000)
-    successor(one, dyno).start()
-    assert_whole(page)
-    take_out_what_the_absence_caused(page)
-
-
 def test_a_page_that_lost_its_network_finds_the_very_same_session(one: Dyno, page: Page):
     open_page(page, one)
     before = runs(one)
@@ -300,20 +345,32 @@ def test_a_page_that_lost_its_network_finds_the_very_same_session(one: Dyno, pag
     take_out_what_the_absence_caused(page)
 
 
-def test_two_apps_on_a_page_come_back_each_with_its_own_values(one: Dyno, dyno: MakeDyno, page: Page):
+def test_an_app_without_widgets_comes_back(one: Dyno, page: Page):
+    page.goto(f"http://127.0.0.1:{one.port}/with/plain.one")
+    assert_plots_are_drawn(page, 1)
+    page.evaluate("() => { window.before_the_loss = [...Bokeh.documents] }")
+    for worker in one.bokeh_workers():
+        worker.kill()
+    page.wait_for_function(WHOLE % 1, timeout=10_000)
+    assert_plots_are_drawn(page, 1)
+
+
+def test_two_apps_on_a_page_come_back_each_with_its_own_values(one: Dyno, address: Address, page: Page):
     open_page(page, one, "counter+counter")
     assert one.stop() == 0
-    successor(one, dyno).start()
+    address.next().start()
     assert_whole(page, documents=2)
     heights = page.evaluate("() => Bokeh.documents.map((doc) => doc.get_model_by_name('height').value)")
     assert sorted(heights) == [1, 4]
     take_out_what_the_absence_caused(page)
 
 
-def test_an_app_that_changed_in_a_deploy_gets_the_values_that_it_has_a_place_for(one: Dyno, dyno: MakeDyno, page: Page):
-    open_page(page, one)
-    assert one.stop() == 0
-    app = one.folder / "bokeh_app" / "counter" / "main.py"
+def test_an_app_that_changed_in_a_deploy_gets_the_values_that_it_has_a_place_for(
+    alone: Dyno, dyno: MakeDyno, page: Page
+):
+    open_page(page, alone)
+    assert alone.stop() == 0
+    app = alone.folder / "bokeh_app" / "counter" / "main.py"
     changed = app.read_text().replace(
         "curdoc().add_root(column(slider, plot))",
         "curdoc().add_root(column(Slider(title='new', start=0, end=9, value=2), slider, plot))",
@@ -322,7 +379,7 @@ def test_an_app_that_changed_in_a_deploy_gets_the_values_that_it_has_a_place_for
     app.write_text(
         changed.replace("source = Col", 'first = Slider(title="first", start=0, end=9, value=3)\nsource = Col')
     )
-    successor(one, dyno).start()
+    successor(alone, dyno).start()
     assert_whole(page)
     others = page.evaluate(
         "() => [...Bokeh.documents[0].all_models].filter((m) => m.title == 'new').map((m) => m.value)"
@@ -378,12 +435,12 @@ def test_every_input_keeps_what_the_visitor_entered(project: Path, dyno: MakeDyn
     take_out_what_the_absence_caused(page)
 
 
-def test_a_value_that_the_changed_app_does_not_take_is_left_out(one: Dyno, dyno: MakeDyno, page: Page):
-    open_page(page, one)
-    assert one.stop() == 0
-    app = one.folder / "bokeh_app" / "counter" / "main.py"
+def test_a_value_that_the_changed_app_does_not_take_is_left_out(alone: Dyno, dyno: MakeDyno, page: Page):
+    open_page(page, alone)
+    assert alone.stop() == 0
+    app = alone.folder / "bokeh_app" / "counter" / "main.py"
     app.write_text(app.read_text().replace("end=10", "end=3"))
-    successor(one, dyno).start()
+    successor(alone, dyno).start()
     assert_whole(page, slider=1)
     take_out_what_the_absence_caused(page)
 
@@ -397,21 +454,21 @@ def test_without_a_shared_key_a_page_comes_back_too_in_a_session_of_its_own(proj
     take_out_what_the_absence_caused(page)
 
 
-def test_an_app_that_is_gone_says_so(one: Dyno, dyno: MakeDyno, page: Page):
-    open_page(page, one)
-    assert one.stop() == 0
-    pages = one.folder / "flask_app" / "__init__.py"
+def test_an_app_that_is_gone_says_so(alone: Dyno, dyno: MakeDyno, page: Page):
+    open_page(page, alone)
+    assert alone.stop() == 0
+    pages = alone.folder / "flask_app" / "__init__.py"
     pages.write_text(re.sub(r"{% for name in names %}.*{% endfor %}", "nothing here", pages.read_text()))
-    successor(one, dyno).start()
+    successor(alone, dyno).start()
     page.get_by_text("This plot is not available any more. Reload the page.").wait_for(timeout=10_000)
     take_out_what_the_absence_caused(page)
 
 
-def test_an_app_may_opt_out(one: Dyno, dyno: MakeDyno, page: Page):
-    app = one.folder / "bokeh_app" / "counter" / "main.py"
+def test_an_app_may_opt_out(alone: Dyno, dyno: MakeDyno, page: Page):
+    app = alone.folder / "bokeh_app" / "counter" / "main.py"
     app.write_text(app.read_text() + "\ncurdoc().config.reconnect_session = False\n")
-    assert one.stop() == 0
-    alone = successor(one, dyno).start()
+    assert alone.stop() == 0
+    alone = successor(alone, dyno).start()
     open_page(page, alone)
     before, asked = runs(alone), alone.log().count('"GET /with/counter"')
     page.evaluate("() => { window.first = Bokeh.documents[0] }")
@@ -422,13 +479,3 @@ def test_an_app_may_opt_out(one: Dyno, dyno: MakeDyno, page: Page):
     assert page.evaluate("() => Bokeh.documents.length == 1 && Bokeh.documents[0] == window.first")
     assert page.locator(".bokeh-status").count() == 0
     assert (runs(alone), alone.log().count('"GET /with/counter"')) == (before, asked)
-
-
-def test_an_app_without_widgets_comes_back(one: Dyno, page: Page):
-    page.goto(f"http://127.0.0.1:{one.port}/with/plain.one")
-    assert_plots_are_drawn(page, 1)
-    page.evaluate("() => { window.before_the_loss = [...Bokeh.documents] }")
-    for worker in one.bokeh_workers():
-        worker.kill()
-    page.wait_for_function(WHOLE % 1, timeout=10_000)
-    assert_plots_are_drawn(page, 1)

@@ -196,11 +196,13 @@ def test_one_bokeh_dyno_stops_and_the_views_go_on(scratch: Path, dyno: MakeDyno,
     take_out_what_the_absence_caused(page)
 
 
-def test_a_bokeh_dyno_that_comes_back_with_another_address_is_found(scratch: Path, dyno: MakeDyno) -> None:
+def test_a_bokeh_dyno_that_comes_back_with_another_address_is_found(
+    tiers: Tiers, scratch: Path, dyno: MakeDyno
+) -> None:
     if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         pytest.skip("no name can be given other addresses here")
     shared = {"BOKEH_SECRET_KEY": KEY, "TEST_COUNTER": str(scratch / "runs")}
-    bokeh = dyno(copy_project(scratch / "bokeh", OTHER_SITE), {**shared, "WEB_CONCURRENCY": "0"}).start()
+    bokeh = tiers.bokeh[0]
     hosts, port = scratch / "hosts", free_port()
     hosts.write_text("::1 bokeh.test\n127.0.0.2 bokeh.test\n")  # nobody listens on the first
     own = f"mount --bind {hosts} /etc/hosts && exec {procfile_line(ROOT)}"
@@ -255,8 +257,12 @@ def told_to_leave(client: socket.socket) -> bool:
     return b"\x03\xf4service restart" in received
 
 
-def test_when_the_flask_dyno_restarts_a_page_finds_the_very_same_session(scratch: Path, dyno: MakeDyno, page: Page):
-    flask, _ = make(scratch, dyno, 1)
+def test_when_the_flask_dyno_restarts_a_page_finds_the_very_same_session(
+    tiers: Tiers, scratch: Path, dyno: MakeDyno, page: Page
+) -> None:
+    upstream = {"BOKEH_UPSTREAM": f"127.0.0.1:{tiers.bokeh[0].port}"}
+    folder = shutil.copytree(tiers.flask.folder, scratch / "flask", ignore=shutil.ignore_patterns("run"))
+    flask = dyno(folder, {**tiers.flask.env, "PORT": str(free_port()), **upstream}).start()
     open_page(page, flask)
     before = len(runs(flask))
     # a single one may be a router, which goes by its own name
