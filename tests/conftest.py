@@ -127,18 +127,34 @@ def browser() -> Iterator:
     names = ("chromium", "google-chrome", "google-chrome-stable")
     installed = (path for path in map(shutil.which, names) if path and not path.startswith("/snap/"))
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=next(installed, None), args=["--no-sandbox"])
+        # one process for all pages: to start another takes as much CPU as a page with a plot
+        arguments = ["--no-sandbox", "--process-per-site"]
+        chromium = playwright.chromium.launch(executable_path=next(installed, None), args=arguments)
         yield chromium
         chromium.close()
 
 
-@pytest.fixture
-def page(browser) -> Iterator:
-    """A page that fails the test for any error in the console, failed request, or http:// address behind https.
-
-    What a test expects to go wrong it takes out of `page.complaints`.
-    """
+@pytest.fixture(scope="session")
+def context(browser) -> Iterator:
+    """A browser's profile, for one page after the other; a page that stays open keeps the process of the others alive."""
     context = browser.new_context(ignore_https_errors=True, viewport={"width": 1000, "height": 900})
+    first = context.new_page()
+    first.route("**", lambda route: route.fulfill(body="", content_type="text/html"))
+    first.goto("http://127.0.0.1/")
+    context.wire = context.new_cdp_session(first)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context) -> Iterator:
+    """A page of a browser that has kept nothing.
+
+    It fails the test for any error in the console, failed request, or http:// address behind https. What a test expects to
+    go wrong it takes out of `page.complaints`.
+    """
+    context.clear_cookies()
+    context.wire.send("Network.clearBrowserCache")
     page = context.new_page()
     page.complaints = complaints = []
 
@@ -152,5 +168,6 @@ def page(browser) -> Iterator:
     page.on("requestfailed", lambda request: complaints.append(f"request failed: {request.url} {request.failure}"))
     page.on("response", lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"))
     yield page
-    context.close()
+    for one in context.pages[1:]:  # those too that it has opened
+        one.close()
     assert complaints == []
