@@ -1,0 +1,198 @@
+"""The image: what is in the Dockerfile, and a dyno that lives as it does in a container.
+
+Most of it needs no engine. With one, and an image that is built, the last part tries that:
+`docker build -t bokeh-dyno . && TEST_IMAGE=bokeh-dyno bin/test tests/test_containers.py`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, source_files, temporary_folder
+from load import Load
+from test_start import assert_the_site_works
+
+from bokeh_dyno.shared.settings import SETTINGS
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+STAGES = [f"FROM {stage}" for stage in DOCKERFILE.split("\nFROM ")[1:]]
+SOMEBODY = 4242  # who is not in /etc/passwd
+
+
+def instructions(stage: str, name: str) -> list[str]:
+    """Return what the instructions of that name in a stage of the Dockerfile say, each as one line."""
+    joined = re.sub(r"\\\n\s*", "", stage)
+    return re.findall(rf"^{name} (.*)$", joined, re.MULTILINE)
+
+
+def environment() -> dict[str, str]:
+    """Return what ENV sets in the image that is started."""
+    pairs = [pair for stage in (STAGES[0], STAGES[-1]) for line in instructions(stage, "ENV") for pair in line.split()]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def health_check() -> list[str]:
+    """Return the command of HEALTHCHECK."""
+    (line,) = instructions(STAGES[-1], "HEALTHCHECK")
+    return json.loads(line.partition("CMD ")[2])
+
+
+# --- the Dockerfile ---------------------------------------------------------------------------------------------------
+
+
+def test_hadolint_finds_nothing_wrong() -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}")
+    if not hadolint:
+        pytest.skip("there is no hadolint for this machine: the Dockerfile was not checked by it")
+    said = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr, said.returncode) == ("", "", 0)
+
+
+def test_the_image_is_what_its_documentation_says() -> None:
+    last = STAGES[-1]
+    assert instructions(last, "USER") == ["10001:0"]
+    assert instructions(last, "EXPOSE") == [SETTINGS["PORT"].default]
+    assert instructions(last, "STOPSIGNAL") == ["SIGTERM"]
+    assert json.loads(instructions(last, "CMD")[0]) == ["python3", "-m", "bokeh_dyno", "server"]
+    env = environment()
+    assert env["HOME"] == "/tmp"
+    assert env["RUN_DIR"].startswith("/tmp/")
+    SETTINGS["RUN_DIR"].check(env["RUN_DIR"])
+    assert "/healthz" in " ".join(health_check())
+    assert f"${{PORT:-{SETTINGS['PORT'].default}}}" in " ".join(health_check())
+
+
+def test_the_build_leaves_nothing_of_root_where_the_dyno_runs() -> None:
+    (build,) = [line for line in instructions(STAGES[1], "RUN") if "bokeh_dyno check" in line]
+    assert "bokeh_dyno static" in build
+    (run_dir,) = re.findall(r"RUN_DIR=(\S+)", build)
+    assert not run_dir.startswith(environment()["RUN_DIR"])
+    assert "RUN" not in [line.split(" ")[0] for line in STAGES[-1].splitlines()]  # all that was run is in other stages
+
+
+# --- .dockerignore ----------------------------------------------------------------------------------------------------
+
+
+def patterns(name: str) -> list[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_what_git_ignores_does_not_get_into_the_image() -> None:
+    # in Docker's way of writing it: from the folder of the build, unless `**/` says anywhere
+    wanted = [line.strip("/") if line.startswith("/") else f"**/{line.strip('/')}" for line in patterns(".gitignore")]
+    missing = [one for one in wanted if not {one, one.removeprefix("**/")} & set(patterns(".dockerignore"))]
+    assert missing == []
+    assert set(patterns(".dockerignore")) >= {line.strip("/") for line in patterns(".slugignore")} | {".env", ".git"}
+
+
+def test_the_image_has_what_a_dyno_needs_and_no_more() -> None:
+    ignored = patterns(".dockerignore")
+    names = {path.parts[0] for path in source_files()}
+    kept = {name for name in names if not any(fnmatch.fnmatch(name, one.removeprefix("**/")) for one in ignored)}
+    needed = {"Procfile", "Procfile.dyno", "bin", "bokeh_app", "bokeh_dyno", "config", "flask_app", "requirements.txt"}
+    small = {".python-version", ".slugignore", "Aptfile", "LICENSE", "app.json", "pyproject.toml"}
+    others = {name for name in names if re.fullmatch(r"requirements-\w+\.txt|\w+\.(toml|yaml|json)", name)}
+    assert needed <= kept
+    assert kept <= needed | small | others
+
+
+# --- a dyno as it is in a container, without one ----------------------------------------------------------------------
+
+# as root of a mount namespace: all is read-only but the folder TMP, and what follows runs as somebody without any right
+ENTER = """\
+set -eu
+mount --bind "$TMP" "$TMP"
+mount --bind "$APP" "$APP"
+mount -o remount,bind,ro "$APP"
+mount -o remount,bind,ro / || echo "only $APP is read-only here"
+exec setpriv --reuid=$ID --regid=$ID --clear-groups --no-new-privs $RIGHTS "$@"
+"""
+NO_RIGHTS = "--inh-caps=-all --bounding-set=-all"
+# where the virtual environment is in root's home, somebody else needs the right to read (and to nothing more)
+DAC_READ_SEARCH = 1 << 2
+READING = "--securebits=+no_setuid_fixup --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
+
+
+def in_a_container(app: Path, tmp: Path) -> list[str]:
+    """Return what has to come before a command so that it finds what it would in a container: as far as one may here."""
+    if os.getuid() != 0:
+        for path in [app, *app.rglob("*")]:
+            path.chmod(path.stat().st_mode & 0o555)
+        return []
+    if not shutil.which("setpriv") or not shutil.which("unshare"):
+        pytest.skip("only root here, and no setpriv or unshare to become somebody else")
+    for rights in (NO_RIGHTS, READING):
+        names = [f"APP={app}", f"TMP={tmp}", f"ID={SOMEBODY}", f"RIGHTS={rights}"]
+        before = ["env", *names, "unshare", "--mount", "--propagation=private", "/bin/sh", "-c", ENTER, "enter"]
+        # through a shell: setpriv itself still has root's rights when it starts the program
+        check = [*before, "/bin/sh", "-c", 'exec "$0" -c "import bokeh"', sys.executable]
+        tried = subprocess.run(check, capture_output=True, text=True, check=False)
+        if not tried.returncode:
+            return before
+    return pytest.skip(f"somebody without rights cannot run {sys.prefix} here: {tried.stderr[-200:]}")
+
+
+@pytest.fixture(scope="module")
+def contained() -> Iterator[Dyno]:
+    """A dyno as it is in a container: see ENTER."""
+    scratch = temporary_folder()
+    one = None
+    try:
+        app, tmp = copy_project(scratch / "app", OTHER_SITE), scratch / "tmp"
+        tmp.mkdir()
+        tmp.chmod(0o1777)
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(app)], check=True)
+        env = {"HOME": str(tmp), "TMPDIR": str(tmp), "RUN_DIR": str(tmp / "bokeh-dyno"), "BOKEH_WORKERS": "1"}
+        command = json.loads(instructions(STAGES[-1], "CMD")[0])
+        one = Dyno(app, {**env, "STOP_LINGER": "1"}, command, before=in_a_container(app, tmp))
+        yield one.start()
+    finally:
+        if one:
+            one.clean_up()
+        shutil.rmtree(scratch)
+
+
+def test_it_works_as_an_unknown_user_without_any_right_on_a_read_only_disk(contained: Dyno) -> None:
+    assert_the_site_works(contained)
+    if os.getuid() == 0:
+        for process in contained.processes():
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            assert set(re.search(r"Uid:\t(.*)", status)[1].split()) == {str(SOMEBODY)}
+            rights = {int(mask, 16) for mask in re.findall(r"Cap(?:Prm|Eff|Amb):\t(\w+)", status)}
+            assert rights <= {0, DAC_READ_SEARCH}
+            assert "NoNewPrivs:\t1" in status
+    assert not re.search(r"(?i)error|warning|denied|read-only", contained.log())
+
+
+def test_docker_and_the_dyno_are_of_one_mind_about_its_health(contained: Dyno) -> None:
+    for port, code in ((contained.port, 0), (free_port(), 1)):
+        said = subprocess.run(health_check(), env={"PORT": str(port)}, capture_output=True, timeout=5, check=False)
+        assert said.returncode == code
+
+
+def test_it_stops_under_load_without_a_loss_and_leaves_nothing(contained: Dyno) -> None:
+    load = Load(contained, [0.01, 0.1, 1.0], clients=6).start()
+    time.sleep(2)
+    assert contained.stop(signal.SIGTERM) == 0, contained.log()
+    assert len(load.stop()) > 20
+    assert load.failed() == []
+    tmp = contained.folder.parent / "tmp"
+    left = {str(path.relative_to(tmp / "bokeh-dyno")) for path in tmp.rglob("*") if not path.is_dir()}
+    assert left <= {
+        "lock",
+        "generations.json",
+        "nginx.conf",
+        "closing",
+    }  # what the next start begins with, or overwrites
