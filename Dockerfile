@@ -25,11 +25,11 @@ RUN apt-get update && \
 # which packages the site has: requirements-redis.txt adds what REDIS_URL needs
 ARG REQUIREMENTS=requirements.txt
 COPY requirements*.txt ./
-# without 70 MB that nothing here opens: the packages' own tests, BokehJS in its long form, and its compiler, for which it
-# takes a node
+# without 75 MB that nothing here opens: the packages' own tests and stubs of types, BokehJS in its long form, and its
+# compiler, for which it takes a node
 RUN /pip/bin/pip --python .venv/bin/python install --no-cache-dir --only-binary :all: -r "$REQUIREMENTS" && \
     find .venv -type d \( -name tests -o -path '*/bokeh/server/static/lib' \) -prune -exec rm -r {} + && \
-    find .venv -path '*/bokeh/server/static/js/*.js' ! -name '*.min.js' -delete
+    find .venv \( -name '*.pyi' -o -path '*/bokeh/server/static/js/*.js' ! -name '*.min.js' \) -delete
 COPY . .
 # As bin/post_compile does: what browsers get, compressed; every module compiled, for nobody may write later; the settings,
 # the apps and the routing checked. The folder is readable to all, whatever the right of whoever has checked it out. Then
