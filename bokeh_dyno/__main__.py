@@ -25,9 +25,10 @@ def _run() -> int:
         print(f"error: DYNO_ROOT={root!r} is not allowed: the folder of a project", file=sys.stderr)
         return 1
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
-    if name == "start":
+    if name in ("start", "server"):
         # the first process of a container does not hear what it does not handle yet; what is blocked waits (signals.Inbox)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, {_signal.SIGTERM})
+    if name == "start":
         from bokeh_dyno.start import dyno
 
         return dyno.main(arguments)

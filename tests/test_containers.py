@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, source_files, temporary_folder
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, source_files, temporary_folder, wait_for
 from load import Load
+from test_faults import hears_sigterm
 from test_start import assert_the_site_works
 
 from bokeh_dyno.shared.settings import SETTINGS
@@ -196,3 +198,92 @@ def test_it_stops_under_load_without_a_loss_and_leaves_nothing(contained: Dyno) 
         "nginx.conf",
         "closing",
     }  # what the next start begins with, or overwrites
+
+
+def test_the_command_of_the_image_hears_sigterm_before_it_becomes_the_dyno(
+    project: Path, dyno: Callable[..., Dyno]
+) -> None:
+    new = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if os.geteuid() or subprocess.run([*new, "true"], check=False).returncode:
+        pytest.skip("no PID namespace for this user")
+    one = dyno(project, command=[*new, *json.loads(instructions(STAGES[-1], "CMD")[0])]).launch()
+    first = wait_for("the first process", lambda: psutil.Process(one.process.pid).children())[0]
+    while not hears_sigterm(first.pid):
+        assert first.cmdline()[-1] == "server", "it has become the dyno, and did not hear SIGTERM until then"
+    first.send_signal(signal.SIGTERM)
+    assert one.wait(10) == 0, one.log()
+
+
+# --- the image, with an engine ----------------------------------------------------------------------------------------
+
+IMAGE = os.environ.get("TEST_IMAGE", "")
+ENGINES_OWN = {name: text for name, text in os.environ.items() if name.startswith(("CONTAINERS_", "DOCKER_", "XDG_"))}
+HARDENED = [
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--memory=256m",
+    "--cpus=1",
+]
+
+
+@pytest.fixture
+def engine() -> str:
+    """The path of docker, or of podman: whichever has the image."""
+    if not IMAGE:
+        pytest.skip("TEST_IMAGE names no image: none was tried")
+    for found in filter(None, map(shutil.which, ("docker", "podman"))):
+        if not subprocess.run([found, "image", "inspect", IMAGE], capture_output=True, check=False).returncode:
+            return found
+    return pytest.skip(f"neither docker nor podman has the image {IMAGE}: it was not tried")
+
+
+def asked(engine: str, *arguments: str) -> str:
+    """Return what the engine answers. Raises CalledProcessError."""
+    return subprocess.run([engine, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "options", [[], [f"--user={SOMEBODY}:{SOMEBODY}"], [f"--user={SOMEBODY}:{SOMEBODY}", "--init"]]
+)
+def test_the_image_serves_and_stops_under_load(engine: str, scratch: Path, options: list[str], record_property) -> None:
+    name = f"bokeh-dyno-{os.getpid()}"
+    port = free_port()
+    mounts = [f"--volume={OTHER_SITE / room}:/app/{room}:ro" for room in ("flask_app", "bokeh_app")]
+    run = [
+        engine,
+        "run",
+        "--rm",
+        f"--name={name}",
+        f"--publish=127.0.0.1:{port}:5000",
+        *HARDENED,
+        *options,
+        *mounts,
+    ]
+    one = Dyno(scratch, {"PORT": str(port), **ENGINES_OWN}, [*run, IMAGE])
+    try:
+        one.start()
+        assert_the_site_works(one)
+        user = options[0].removeprefix("--user=").partition(":")[0] if options else "10001"
+        assert asked(engine, "exec", name, "id", "-u") == user
+        assert asked(engine, "exec", name, "find", "/tmp", "-not", "-uid", user, "-not", "-path", "/tmp") == ""
+        asked(engine, "exec", name, *health_check())
+        began = re.search(r"ready after ([0-9.]+) s", one.log())[1]
+        load = Load(one, [0.01, 0.1, 1.0, 3.0], clients=8).start()
+        time.sleep(3)
+        asked(engine, "stop", "-t", "40", name)
+        assert one.wait() == 0, one.log()
+        requests = load.stop()
+        assert load.failed() == []
+        record_property("figure", f"ready after {began} s, {len(requests)} requests, none lost: {' '.join(options)}")
+    finally:
+        subprocess.run([engine, "rm", "-f", name], capture_output=True, check=False)
+        one.clean_up()
+
+
+def test_the_image_is_small_and_has_no_tools_of_a_build(engine: str) -> None:
+    assert int(asked(engine, "image", "inspect", "--format", "{{.Size}}", IMAGE)) <= 320_000_000
+    look = "command -v gcc make pip git; find / -xdev -name '*.whl' -o -xdev -path '*/site-packages/pip'; ls -A /root/.cache"
+    ran = [engine, "run", "--rm", "--user=0", IMAGE, "bash", "-c", look]
+    assert subprocess.run(ran, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout == b""
