@@ -20,12 +20,26 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, free_port, source_files, temporary_folder, wait_for
+import yaml
+from dyno_under_test import (
+    OTHER_SITE,
+    ROOT,
+    Dyno,
+    copy_project,
+    free_port,
+    installed,
+    source_files,
+    temporary_folder,
+    wait_for,
+)
 from load import Load
 from test_faults import hears_sigterm
 from test_start import assert_the_site_works
 
+from bokeh_dyno.shared import settings
 from bokeh_dyno.shared.settings import SETTINGS
+from bokeh_dyno.start import dyno as start
+from bokeh_dyno.start import generations
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 STAGES = [f"FROM {stage}" for stage in DOCKERFILE.split("\nFROM ")[1:]]
@@ -108,6 +122,50 @@ def test_the_image_has_what_a_dyno_needs_and_no_more() -> None:
     others = {name for name in names if re.fullmatch(r"requirements-\w+\.txt|\w+\.(toml|yaml|json)", name)}
     assert needed <= kept
     assert kept <= needed | small | others
+
+
+# --- compose.yaml -----------------------------------------------------------------------------------------------------
+
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+DYNOS = {name: one for name, one in COMPOSE["services"].items() if one["image"] == "bokeh-dyno"}
+ROUTER = ROOT / "deploy" / "compose" / "haproxy.cfg"
+
+
+def test_compose_has_three_dynos_that_live_as_the_image_is_tried() -> None:
+    assert list(DYNOS) == ["web-1", "web-2", "web-3"]
+    linger = 20  # STOP_LINGER, at most
+    longest = linger + max(start.DRAIN_SECONDS - linger, start.LEAST_DRAIN_SECONDS) + generations.STOP_SECONDS
+    for one in DYNOS.values():
+        assert (one["read_only"], one["tmpfs"], one["cap_drop"]) == (True, "/tmp", ["ALL"])
+        assert one["security_opt"] == ["no-new-privileges:true"]
+        assert int(one["stop_grace_period"].removesuffix("s")) >= longest + 2
+        assert one["env_file"] == ".env"
+        settings.read({**one["environment"], "BOKEH_SECRET_KEY": ""})
+        assert one["environment"].keys() - SETTINGS.keys() == {"REDIS_URL"}
+        assert (ROOT / one["build"]["args"]["REQUIREMENTS"]).exists()
+    assert re.search(r"redis://(\w+):6379", DYNOS["web-1"]["environment"]["REDIS_URL"])[1] in COMPOSE["services"]
+
+
+def test_compose_has_the_router_that_the_dynos_are_tested_with() -> None:
+    tested, ours = ((ROOT / "config" / "haproxy.cfg").read_text(), ROUTER.read_text())
+    without = [re.sub(r"(?m)^#.*\n|^ +server .*\n|^    # by their names.*\n", "", text) for text in (tested, ours)]
+    assert without[1].partition("\nresolvers docker\n")[0].rstrip() == without[0].rstrip()
+    port = DYNOS["web-1"]["environment"]["PORT"]
+    assert re.findall(r"server \S+ (\S+) resolvers docker init-addr libc,none", ours) == [f"{n}:{port}" for n in DYNOS]
+    (volume,) = COMPOSE["services"]["router"]["volumes"]
+    assert ROOT / volume.split(":")[0] == ROUTER
+    (ports,) = COMPOSE["services"]["router"]["ports"]
+    assert f"bind :{ports.rpartition(':')[2]}\n" in ours
+    assert f"${{PORT:-{SETTINGS['PORT'].default}}}" in ports
+
+
+def test_haproxy_takes_the_routers_file() -> None:
+    haproxy = installed("haproxy")
+    if not haproxy:
+        pytest.skip("there is no haproxy here: deploy/compose/haproxy.cfg was not checked by it")
+    said = subprocess.run([haproxy, "-c", "-f", str(ROUTER)], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert re.findall(r"(?:WARNING|ALERT).*", re.sub(r".*could not resolve address.*", "", said.stderr)) == []
 
 
 # --- a dyno as it is in a container, without one ----------------------------------------------------------------------
