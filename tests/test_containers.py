@@ -185,11 +185,15 @@ DAC_READ_SEARCH = 1 << 2
 READING = "--securebits=+no_setuid_fixup --inh-caps=+dac_read_search --ambient-caps=+dac_read_search"
 
 
+def folders(app: Path) -> list[Path]:
+    return [app, *(path for path in app.rglob("*") if path.is_dir() and not path.is_symlink())]
+
+
 def in_a_container(app: Path, tmp: Path) -> list[str]:
     """Return what has to come before a command so that it finds what it would in a container: as far as one may here."""
     if os.getuid() != 0:
-        for path in [app, *app.rglob("*")]:
-            path.chmod(path.stat().st_mode & 0o555)
+        for path in folders(app):
+            path.chmod(0o555)
         return []
     if not shutil.which("setpriv") or not shutil.which("unshare"):
         pytest.skip("only root here, and no setpriv or unshare to become somebody else")
@@ -221,6 +225,8 @@ def contained() -> Iterator[Dyno]:
     finally:
         if one:
             one.clean_up()
+        for path in folders(scratch / "app"):
+            path.chmod(0o755)
         shutil.rmtree(scratch)
 
 
