@@ -268,7 +268,7 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(example_site: Dyno, 
 
     begin.click()
     first = wait_for("some progress", percent)
-    process = example_site.find(r"band\.py")[0]
+    process = example_site.find(r"sea_surface\.band")[0]
     assert example_site.get("/healthz").status == 200
     for _ in range(4):  # of both workers
         assert example_site.get("/bkapp/sliders").status == 200
@@ -280,7 +280,7 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(example_site: Dyno, 
     begin.click()
     page.get_by_text("it is in the orange band").wait_for(timeout=120_000)
     assert len(band()) > 500
-    assert not example_site.find(r"band\.py")
+    assert not example_site.find(r"sea_surface\.band")
     turn_slider(page, 3)
     wait_for("no band around another average", lambda: band() == [])
 
@@ -292,7 +292,7 @@ def test_long_work_waits_for_other_visitors_and_ends_when_its_own_leaves(one_wor
             open_page(visitor, f"{base(one_worker)}/bkapp/sea_surface")
             assert_plots_are_drawn(visitor, 1)
         first.get_by_role("button", name="How sure is it?").click()
-        process = wait_for("the process", lambda: one_worker.find(r"band\.py"))[0]
+        process = wait_for("the process", lambda: one_worker.find(r"sea_surface\.band"))[0]
         page.get_by_role("button", name="How sure is it?").click()
         page.get_by_text("Waiting until another visitor's work is done").wait_for()
     finally:

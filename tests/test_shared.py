@@ -22,7 +22,6 @@ from visitor import Visitor, find
 from bokeh_app.shared import board
 
 OTHERS = ("dyno", "sliders", "upload")  # apps that have no part in this
-LOST = "Redis does not answer"
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +163,7 @@ def test_nonsense_in_redis_is_left_out_and_logged(dynos: list[Dyno], redis: Redi
         redis.client.delete(board.KEY)
         redis.client.set(board.KEY, "of somebody else")
         redis.client.publish(board.KEY, "")
-        guest.wait_for(LOST)
+        guest.wait_for(board.LOST)
         redis.client.delete(board.KEY)
         guest.wait_for("No dot is here yet.")
     assert len(dynos[0].log().split("not shown, for")) > len(bad)
@@ -184,9 +183,9 @@ def test_a_redis_that_hangs_stops_nobody(dynos: list[Dyno], redis: RedisServer) 
             guest.tap(10, 10)
             began = time.monotonic()
             with Guest(dynos[0]) as another:
-                another.wait_for(LOST)
+                another.wait_for(board.LOST)
             assert dynos[0].get("/healthz").text == "ok\n"
-            guest.wait_for(LOST)
+            guest.wait_for(board.LOST)
             assert time.monotonic() - began < 10
         finally:
             redis.go_on()
@@ -213,7 +212,7 @@ def test_a_redis_that_dies_is_told_and_the_board_comes_back(
             wait_for("the word", lambda one=one: words(one) == ["from a phone"])
         redis.kill()
         for one in pages:
-            one.get_by_text(LOST).wait_for()
+            one.get_by_text(board.LOST).wait_for()
         box = page.locator(".bk-events").bounding_box()
         page.mouse.click(box["x"] + 100, box["y"] + 100)
         page.wait_for_timeout(300)

@@ -1,17 +1,18 @@
-"""How far the average may be off: takes several seconds, so main.py runs it in a process of its own.
+"""How far the average may be off: takes several seconds, so work.py has it computed in another process.
 
-`python band.py DAYS` prints lines of JSON: {"percent": 40} as it goes on, and at last {"at": …, "low": …, "high": …}: where
-95 of 100 averages of the same kind lie, and for which readings. It is a local block bootstrap: a stretch of what the
-average leaves over is as likely to have come a few weeks earlier or later.
+`python -m bokeh_app.sea_surface.band DAYS` prints lines of JSON, the steps. It is a local block bootstrap: a stretch of what
+the average leaves over is as likely to have come a few weeks earlier or later.
 """
 
 import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import numpy as np
-from data import PER_DAY, TEMPERATURES, smooth
+
+from .data import PER_DAY, TEMPERATURES, smooth
 
 DRAWS, STEPS = 2_000, 100
 BLOCK = 5 * PER_DAY  # longer than the weather lasts ...
@@ -30,19 +31,24 @@ def errors(days: float, at: np.ndarray, draws: int, random: np.random.Generator)
     return found
 
 
-def main(days: float) -> None:
-    """Print the band around the average over `days` days."""
+def steps(days: float) -> Iterator[dict]:
+    """Yield {"percent": 40} as the work goes on, and at last {"at": …, "low": …, "high": …}.
+
+    These are the band around the average over `days` days: where 95 of 100 averages of the same kind lie, and for which
+    readings.
+    """
     at = np.flatnonzero(~np.isnan(TEMPERATURES))[:: PER_DAY // 2]  # two a day, those that there are
     random = np.random.default_rng(1)  # the same band each time
     parts = []
     for step in range(STEPS):
         parts.append(errors(days, at, DRAWS // STEPS, random))
-        print(json.dumps({"percent": step + 1}), flush=True)
+        yield {"percent": step + 1}
     low, high = smooth(TEMPERATURES, days)[at] + np.percentile(np.concatenate(parts), (2.5, 97.5), axis=0)
-    print(json.dumps({"at": at.tolist(), "low": low.round(3).tolist(), "high": high.round(3).tolist()}))
+    yield {"at": at.tolist(), "low": low.round(3).tolist(), "high": high.round(3).tolist()}
 
 
 if __name__ == "__main__":
     os.nice(5)  # the visitors of the apps go first
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody reads any more: that is the end, and no error
-    main(float(sys.argv[1]))
+    for answer in steps(float(sys.argv[1])):
+        print(json.dumps(answer), flush=True)

@@ -1,6 +1,5 @@
 """The readings, and their moving average."""
 
-import asyncio
 import gzip
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import numpy as np
 FILE = Path(__file__).parent / "sea_surface_temperature.csv.gz"
 STEP = np.timedelta64(30, "m")  # the station reads every half an hour
 PER_DAY = 48
-# Bokeh runs main.py for each visitor, but this module once: all visitors of a worker share it
-ONE_AT_A_TIME = asyncio.Semaphore(1)
 
 
 def load(path: Path = FILE) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """A year of sea surface temperatures in the Gulf of Maine, smoothed as much as you like.
 
 The viewer sees every reading of a buoy and, above them, a moving average whose width is set by a slider. How sure that
-average is takes several seconds to compute: band.py does it, in a process of its own, for as long as the viewer is there.
+average is takes several seconds to compute: another process does it, for as long as the viewer is there (work.py).
 
 The data: NERACOOS station B01, Western Maine Shelf, 2016-02-15 to 2017-03-22, a reading every half an hour; dataset
 B01_sbe37_all, free to use and redistribute (https://data.neracoos.org/erddap/info/B01_ocean_agg/index.html), the same
@@ -10,10 +10,7 @@ extract as bokeh.sampledata.sea_surface_temperature. The station is run by the U
 
 import asyncio
 import contextlib
-import json
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from bokeh.io import curdoc
@@ -21,9 +18,10 @@ from bokeh.layouts import column, row
 from bokeh.models import Button, ColumnDataSource, DatetimeTickFormatter, Div, HoverTool, Progress, Slider
 from bokeh.plotting import figure
 
-from .data import ONE_AT_A_TIME, TEMPERATURES, TIMES, smooth
+from .data import TEMPERATURES, TIMES, smooth
+from .work import BandError
+from .work import band as compute
 
-BAND = Path(__file__).with_name("band.py")
 NO_BAND = {"time": [], "low": [], "high": []}
 
 # Data: float32 is exact to a thousandth of a degree, in half the bytes
@@ -103,7 +101,7 @@ def show(task: asyncio.Task, answer: dict) -> None:
         usual, most = np.median(errors), errors.max()
         end(f"In 95 of 100 such years it is in the orange band: ±{usual:.2f} °C as a rule, ±{most:.2f} °C at most.")
     else:
-        end("This was interrupted; please try again.")
+        end(answer["error"])
 
 
 async def work(width: float) -> None:
@@ -113,17 +111,14 @@ async def work(width: float) -> None:
     def tell(answer: dict) -> None:
         document.add_next_tick_callback(partial(show, task, answer))
 
-    if ONE_AT_A_TIME.locked():
-        tell({"wait": True})
-    async with ONE_AT_A_TIME:
-        process = await asyncio.create_subprocess_exec(sys.executable, BAND, str(width), stdout=asyncio.subprocess.PIPE)
-        try:
-            while session.connection_count and (line := await process.stdout.readline()):
-                tell(json.loads(line))
-        finally:  # also when this is cancelled
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                process.kill()
-            await process.wait()
+    try:
+        async with contextlib.aclosing(compute(width)) as answers:
+            async for answer in answers:
+                if not session.connection_count:
+                    break
+                tell(answer)
+    except BandError as error:
+        tell({"error": str(error)})
 
 
 # Both are coroutines, for those run in the event loop; Bokeh calls other callbacks in threads, from 3.10 on
@@ -134,7 +129,8 @@ async def start() -> None:
         message.text, progress.value, progress.visible = "Beginning …", 0, True
         begin.disabled, cancel.disabled = True, False
         working = asyncio.create_task(work(days.value))
-        working.add_done_callback(lambda task: document.add_next_tick_callback(partial(show, task, {})))
+        interrupted = {"error": "This was interrupted; please try again."}  # unless it is at its end already
+        working.add_done_callback(lambda task: document.add_next_tick_callback(partial(show, task, interrupted)))
 
 
 async def stop(sentence: str) -> None:

@@ -36,6 +36,8 @@ TIMEOUT = 2.0  # seconds for each command, and for each connection
 LOOK = 5.0  # seconds without a message, after which the list is read all the same: Redis may hang, or be another one
 TOGETHER = 0.1  # seconds: changes that come closer together are shown together
 WAITS = (0.5, 10.0)  # seconds until the next try when Redis is lost: at first, at most
+READING = "The board is being read …"
+LOST = "Redis does not answer. This is the board as it was; what is changed now is not kept."
 
 log = logging.getLogger("bokeh_app.shared")
 
@@ -111,6 +113,7 @@ class RedisBoard(Board):
     def __init__(self, url: str) -> None:
         """Prepare it. Raises ValueError when `url` is none of a Redis."""
         super().__init__("")
+        self.problem = READING
         # it connects when it is first used; no retries, for a dot must not be added twice
         options = (
             {"ssl_cert_reqs": os.environ.get("REDIS_SSL_CERT_REQS", "required")} if url.startswith("rediss") else {}
@@ -133,7 +136,7 @@ class RedisBoard(Board):
         super().leave(listener)
         if self._following and not self._listeners:
             self._following.cancel()
-            self._following = None
+            self._following, self.dots, self.problem = None, (), READING
 
     async def add(self, dot: Dot) -> None:
         """Put a dot on the board in Redis, all of it or nothing; it is shown when Redis has it."""
@@ -156,9 +159,9 @@ class RedisBoard(Board):
             self._lose(error)
 
     def _lose(self, error: Exception) -> None:
-        if not self.problem:
+        if self.problem != LOST:
             log.warning("Redis does not answer: %s: %s", type(error).__name__, error)
-        self._show(self.dots, "Redis does not answer. This is the board as it was; what is changed now is not kept.")
+        self._show(self.dots, LOST)
 
     async def _follow(self) -> None:
         """Show what is in Redis, as long as this is not cancelled."""
@@ -188,7 +191,7 @@ class RedisBoard(Board):
                 texts[Dot.read(text)] = text
             except ValueError as error:
                 log.warning("not shown, for %s: %.80r", error, text)
-        if self.problem:
+        if self.problem == LOST:
             log.warning("Redis answers again")
         self._texts = texts
         self._show(tuple(texts))

@@ -8,6 +8,7 @@ one: board.py.
 import html
 import random
 import time
+from functools import partial
 
 from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.events import DocumentReady, Tap
@@ -111,7 +112,7 @@ async def join() -> None:
     BOARD.join(show_soon)
 
 
-plot.on_event(Tap, lambda event: document.add_next_tick_callback(lambda: change(event.x, event.y)))
+plot.on_event(Tap, lambda event: document.add_next_tick_callback(partial(change, event.x, event.y)))
 document.on_event(DocumentReady, lambda event: document.add_next_tick_callback(join))
 document.on_session_destroyed(lambda context: BOARD.leave(show_soon))
 

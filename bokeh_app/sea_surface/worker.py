@@ -1,0 +1,89 @@
+"""Computes bands for the visitors of all dynos: `python3 -m bokeh_app.sea_surface.worker`, as many as you like.
+
+It is an RQ worker with three differences. It goes on when Redis is away, at the start, too: a line of Procfile.dyno that ends
+would end the dyno. At SIGINT, which a dyno that stops sends to all, the work ends at once, as failed, and its page hears of it;
+RQ would let it go on for longer than the dyno lives. And it looks for Redis every few seconds, not every minute.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+
+import redis
+from rq import Worker, get_current_job
+from rq.serializers import JSONSerializer
+
+from .band import steps
+from .work import BUSY, BUSY_SECONDS, QUEUE, WANTED, BandError, connect
+
+AGAIN = 5  # seconds until Redis is tried again, at most
+IDLE = 30  # seconds: RQ's worker_ttl; Redis is waited for 5 s less
+
+
+def compute(days: float) -> dict | None:
+    """Return the band around the average over `days` days, None as soon as no page waits for it. Tells Redis how far it is."""
+    if not isinstance(days, int | float) or not 0 < days <= 366:
+        raise ValueError("not a number of days")
+    job = get_current_job()
+    for answer in steps(days):
+        if "percent" not in answer:
+            return answer
+        if not job.connection.exists(WANTED % job.id):
+            return None
+        job.connection.set(BUSY, 1, ex=BUSY_SECONDS)
+        job.meta = answer
+        job.save_meta()
+    return None
+
+
+class BandWorker(Worker):
+    """An RQ worker that is stopped by a dyno."""
+
+    max_connection_wait_time = float(AGAIN)
+    is_stopped = False
+
+    def request_stop(self, signum: int, frame: object) -> None:
+        """Note that this is wanted, whatever becomes of it when Redis is away."""
+        self.is_stopped = True
+        super().request_stop(signum, frame)
+
+    def setup_work_horse_signals(self) -> None:
+        """In the process that computes: be interrupted, which is an error like others."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def be_brief(record: logging.LogRecord) -> bool:
+    """Take the traceback out of what RQ logs of a Redis that is lost: the sentence says it."""
+    if record.exc_info and isinstance(record.exc_info[1], redis.RedisError):
+        record.exc_info = None
+    return True
+
+
+def main() -> None:
+    """Work until a signal says to stop."""
+    os.nice(5)  # the visitors of the apps go first
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.getLogger("rq.worker").addFilter(be_brief)
+    while True:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: sys.exit(0))
+        worker = None
+        try:
+            worker = BandWorker(
+                [QUEUE], connection=connect(), serializer=JSONSerializer, worker_ttl=IDLE, job_monitoring_interval=5
+            )
+            worker.work()
+        except BandError as error:
+            sys.exit(f"error: {error}")
+        except (redis.RedisError, OSError) as error:
+            print(f"Redis does not answer: {error}", flush=True)
+        if worker and worker.is_stopped:
+            return
+        time.sleep(AGAIN)
+
+
+if __name__ == "__main__":
+    main()
