@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis_under_test
-from dyno_under_test import INHERITED, Dyno, copy_project, is_alive, temporary_folder, wait_for
+from dyno_under_test import INHERITED, ROOT, Dyno, copy_project, is_alive, temporary_folder, wait_for
 from redis_under_test import RedisServer, needs_redis
 from visitor import Visitor, find
 
@@ -276,7 +276,25 @@ def test_an_address_that_is_none_of_a_redis_is_told(url: str, monkeypatch: pytes
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("", "error: REDIS_URL is not set."),
+        (
+            "sys.modules['rq'] = None; ",
+            "error: the packages redis and rq are not installed: see requirements-redis.txt",
+        ),
+    ],
+)
+def test_a_worker_that_cannot_work_says_why(program: str, sentence: str) -> None:
+    program = f"import runpy, sys; {program}runpy.run_module({WORKER[1]!r}, run_name='__main__')"
+    env = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, f"{sentence}\n")
+
+
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://localhost")
     monkeypatch.setattr(work, "redis", None)
     with pytest.raises(work.BandError, match=r"requirements-redis\.txt"):
         work.connect()

@@ -133,6 +133,8 @@ async def by_a_worker(days: float) -> AsyncIterator[dict]:
 def connect(timeout: float = TIMEOUT) -> redis.Redis:
     """Return a client, which connects when it is used. Raises BandError when REDIS_URL does not allow that."""
     url = os.environ.get("REDIS_URL", "")
+    if not url:
+        raise BandError("REDIS_URL is not set.")
     if redis is None:
         raise BandError(
             "REDIS_URL is set, but the packages redis and rq are not installed: see requirements-redis.txt."

@@ -5,20 +5,26 @@ would end the dyno. At SIGINT, which a dyno that stops sends to all, the work en
 RQ would let it go on for longer than the dyno lives. And it looks for Redis every few seconds, not every minute.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 
-import redis
-from rq import Worker, get_current_job
-from rq.serializers import JSONSerializer
+try:
+    import redis
+    from rq import Worker, get_current_job
+    from rq.serializers import JSONSerializer
+except ImportError:
+    sys.exit("error: the packages redis and rq are not installed: see requirements-redis.txt")
 
 from .band import steps
 from .work import BUSY, BUSY_SECONDS, QUEUE, WANTED, BandError, connect
 
 AGAIN = 5  # seconds until Redis is tried again, at most
+LEAVE = 2.5  # seconds from a signal to the end, whatever Redis does; a dyno gives 4
 IDLE = 30  # seconds: RQ's worker_ttl; Redis is waited for 5 s less
 
 
@@ -45,20 +51,38 @@ class BandWorker(Worker):
     is_stopped = False
 
     def request_stop(self, signum: int, frame: object) -> None:
-        """Note that this is wanted, whatever becomes of it when Redis is away."""
+        """End, and what computes before; it must not matter whether Redis answers."""
         self.is_stopped = True
+        end = threading.Timer(LEAVE, self._leave)
+        end.daemon = True
+        end.start()
+        if self.horse_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.horse_pid, signal.SIGINT)
         super().request_stop(signum, frame)
 
+    def _leave(self) -> None:
+        if self.horse_pid:
+            self.kill_horse()
+        os._exit(0)
+
     def setup_work_horse_signals(self) -> None:
-        """In the process that computes: be interrupted, which is an error like others."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        """In the process that computes: be interrupted, once, which is an error like others."""
+
+        def interrupt(*_: object) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def be_brief(record: logging.LogRecord) -> bool:
-    """Take the traceback out of what RQ logs of a Redis that is lost: the sentence says it."""
+    """Take out of what RQ logs the tracebacks of a Redis that is lost, and of work that ends because of a stop."""
     if record.exc_info and isinstance(record.exc_info[1], redis.RedisError):
         record.exc_info = None
+    if "KeyboardInterrupt" in record.getMessage():
+        record.msg, record.args = "the work is interrupted: this worker stops", ()
     return True
 
 
@@ -67,10 +91,11 @@ def main() -> None:
     os.nice(5)  # the visitors of the apps go first
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     logging.getLogger("rq.worker").addFilter(be_brief)
+    told = ""
     while True:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: sys.exit(0))
-        worker = None
+        worker, problem = None, ""
         try:
             worker = BandWorker(
                 [QUEUE], connection=connect(), serializer=JSONSerializer, worker_ttl=IDLE, job_monitoring_interval=5
@@ -78,10 +103,13 @@ def main() -> None:
             worker.work()
         except BandError as error:
             sys.exit(f"error: {error}")
-        except (redis.RedisError, OSError) as error:
-            print(f"Redis does not answer: {error}", flush=True)
+        except Exception as error:  # whatever it is: the next try may work
+            problem = f"Redis does not answer: {type(error).__name__}: {error}"
         if worker and worker.is_stopped:
             return
+        if problem and problem != told:
+            print(problem, flush=True)
+        told = problem
         time.sleep(AGAIN)
 
 
