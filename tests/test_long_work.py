@@ -159,7 +159,10 @@ def test_a_worker_computes_tells_how_far_it_is_and_can_be_cancelled(
     assert not site.find(r"sea_surface\.band")
     wait_for("nothing in Redis but RQ's own", lambda: not redis.client.keys("sea_surface:wanted:*"))
     assert redis.client.llen("rq:queue:sea_surface") == 0
-    assert all(redis.client.ttl(key) > 0 for key in redis.client.keys("rq:job:*"))
+    jobs = redis.client.keys("rq:job:*")
+    assert len(jobs) == 2  # those that were not wanted any more
+    assert all(json.loads(redis.client.hget(job, "meta"))["percent"] < 100 for job in jobs)
+    assert all(redis.client.ttl(job) > 0 for job in jobs)
     assert "Traceback" not in site.log() + worker.log()
 
 

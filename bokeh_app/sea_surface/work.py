@@ -130,7 +130,7 @@ async def by_a_worker(days: float) -> AsyncIterator[dict]:
             await call(_drop, name)
 
 
-def connect(timeout: float = TIMEOUT) -> redis.Redis:
+def connect() -> redis.Redis:
     """Return a client, which connects when it is used. Raises BandError when REDIS_URL does not allow that."""
     url = os.environ.get("REDIS_URL", "")
     if not url:
@@ -141,7 +141,7 @@ def connect(timeout: float = TIMEOUT) -> redis.Redis:
         )
     options = {"ssl_cert_reqs": os.environ.get("REDIS_SSL_CERT_REQS", "required")} if url.startswith("rediss") else {}
     try:
-        return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=TIMEOUT, **options)
+        return redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, **options)
     except ValueError as error:  # its text may have the password in it
         raise BandError("REDIS_URL is no redis://HOST:PORT or rediss://….") from error
 
