@@ -173,8 +173,8 @@ class RedisBoard(Board):
                     while True:
                         await self._read()
                         wait = WAITS[0]
-                        await messages.get_message(timeout=LOOK)
                         await asyncio.sleep(TOGETHER)
+                        await messages.get_message(timeout=LOOK)
                         while await messages.get_message(timeout=0):
                             pass
             except Exception as error:  # whatever it is: the next try may work
