@@ -49,6 +49,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         policy      which scripts a page may run
     shared/  the ground
         settings    the config vars, read; config_vars: every one's name, default, what is allowed; allowed: the checks
+        container   what this process may use, and the config vars that follow from that
         run_dir     RUN_DIR: sockets, and whatever else lives only as long as the dyno
         apps        which Bokeh apps there are
         tokens      session tokens: made and checked

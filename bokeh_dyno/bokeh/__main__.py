@@ -63,7 +63,7 @@ from bokeh_dyno.bokeh.own_page import PageScript
 from bokeh_dyno.bokeh.reading import Memory
 from bokeh_dyno.bokeh.worker import Forget, Worker
 from bokeh_dyno.page import needs, static
-from bokeh_dyno.shared import apps, errors, fork, health, private, run_dir, settings, spare
+from bokeh_dyno.shared import apps, container, errors, fork, health, private, run_dir, settings, spare
 from bokeh_dyno.shared.log import Discreet, one_line
 from bokeh_dyno.shared.settings import Settings
 
@@ -199,6 +199,10 @@ def main(arguments: list[str]) -> int:
         gc.freeze()  # what the workers share stays shared: the collector would write to every page
         gc.enable()
         size, limit = psutil.Process().memory_info().rss / 1e6, values.bokeh_max_memory
+        if container.is_derived("BOKEH_MAX_MEMORY") and limit < 1.25 * size:  # apps that are large are no leak
+            os.environ["BOKEH_MAX_MEMORY"] = "0"
+            values, limit = settings.read(), 0
+            print(f"the apps take {size:.0f} MB without a visitor: no BOKEH_MAX_MEMORY unless you set it", flush=True)
         if 0 < limit < size:
             raise BokehError(f"BOKEH_MAX_MEMORY={limit} is below what the apps take without a visitor: {size:.0f} MB")
         Master(values, Worker(values, found.applications, found.for_workers, faults, serve_options).run, faults).run()

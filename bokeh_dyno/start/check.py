@@ -9,11 +9,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bokeh_dyno.shared import apps, run_dir, settings
+from bokeh_dyno.shared import apps, container, run_dir, settings
 from bokeh_dyno.shared.settings import SETTINGS
 from bokeh_dyno.start import nginx
 
 LINE = "web: bin/start-nginx honcho start -e /dev/null -f Procfile.dyno"
+FOLLOWS = (
+    "\\* In a container whose CPUs or memory are limited (cgroups, Heroku's DYNO_RAM) it follows from these, unless you set it:\n"
+    "more workers on more CPUs, fewer and less below 512 MB. The dyno says what follows when it starts, as does\n"
+    "`python -m bokeh_dyno check`. What a machine has is no limit."
+)
 # what the dyno imports or runs, and requirements.txt has to bring
 PACKAGES = ("bokeh", "brotli", "flask", "gunicorn", "honcho", "prometheus_client", "psutil")
 
@@ -45,6 +50,8 @@ def _lacking() -> list[str]:
 
 def _problems() -> list[str]:
     try:
+        if limited := container.apply(os.environ):
+            print(limited)
         values = settings.read()
         # names elsewhere need not be known where this runs, and nginx -t would ask for them
         settings.complete()
@@ -141,5 +148,6 @@ def table() -> str:
     rows = ["| config var | default | allowed | what it does |", "|---|---|---|---|"]
     for name, setting in SETTINGS.items():
         default = f"`{setting.default}`" if setting.default else "not set"
+        default += " *" if name in container.SETS else ""
         rows.append(f"| `{name}` | {default} | {setting.allowed} | {setting.about} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, "", FOLLOWS])

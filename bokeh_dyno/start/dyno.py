@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bokeh_dyno import __version__
-from bokeh_dyno.shared import apps, health, run_dir, sentry, settings, sigterm
+from bokeh_dyno.shared import apps, container, health, run_dir, sentry, settings, sigterm
 from bokeh_dyno.shared.signals import Inbox, Terminal, adopt_orphans
 from bokeh_dyno.start import check, events, nginx, output, port
 from bokeh_dyno.start.output import notify, say
@@ -50,6 +50,7 @@ class Dyno:
     def run(self) -> int:
         """Run until something stops; return the exit code. Raises StartError and the like before anything is left."""
         self._began = time.monotonic()
+        limited = container.apply(os.environ)
         self._settings = settings.read()
         settings.complete()
         events.use(self._settings.log_format)
@@ -73,6 +74,8 @@ class Dyno:
         )  # a tenth of a second, in which the next steps are done
         for line in check.misspelled():
             say(f"warning: {line}")
+        if limited:
+            say(limited)
         os.environ["DYNO_PID"] = str(os.getpid())
         # honcho would write the end of each line by itself; see bokeh_dyno/shared/log.py
         os.environ.pop("PYTHONUNBUFFERED", None)

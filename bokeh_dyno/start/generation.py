@@ -14,7 +14,7 @@ from typing import IO
 
 import psutil
 
-from bokeh_dyno.shared import balance, health, settings, sigterm
+from bokeh_dyno.shared import balance, container, health, settings, sigterm
 from bokeh_dyno.start import events
 from bokeh_dyno.start.output import OUTPUT, say
 from bokeh_dyno.start.processes import Children, Tree
@@ -46,6 +46,7 @@ class Generation:
         self.env = {**environ, "DYNO_GENERATION": name, "DYNO_ROOT": str(self._root)}
         self.env["DYNO_PORT"] = self.env.get("PORT", "")
         self.env["LOG_FORMAT"] = os.environ["LOG_FORMAT"]  # as all of this dyno's lines are, whatever .env says now
+        container.apply(self.env)
         self.values = settings.read(self.env)
         settings.complete(self.env)
         self.folder = self.values.run_dir

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from bokeh_dyno.shared import container
 from bokeh_dyno.start.generation import Generation
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -16,10 +17,10 @@ def lacks(serving: Generation) -> str:
     size, free = serving.tree.memory(), available()
     if size > free:
         return f"it would take {size / 1e6:.0f} MB as {serving.name} does, and {free / 1e6:.0f} MB are free here"
-    # what a worker may grow to is also what was planned for all of them
+    # what a worker may grow to is also what was planned for all of them, by whoever has said it
     planned = serving.values.bokeh_max_memory * serving.values.bokeh_workers
     both = 2 * serving.tree.memory("bokeh") / 1e6
-    if 0 < planned < both:
+    if 0 < planned < both and not container.is_derived("BOKEH_MAX_MEMORY", serving.env):
         return f"the Bokeh workers of both would take {both:.0f} MB; BOKEH_MAX_MEMORY times BOKEH_WORKERS is {planned}"
     return ""
 
