@@ -8,7 +8,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         dyno        one run: render, start, wait, open the port, stop
         generations COMMAND of one code after that of another, side by side for a while; generation: one of them
         processes   those that it starts, and all that they start; memory: whether there is room for more
-        nginx       find, render and test nginx's configuration
+        nginx       find, render and test nginx's configuration; erb: starts what renders it
         port        $PORT, held until the site works
         status      what it answers by itself: /healthz, /metrics
         upstreams   the addresses of Bokeh dynos elsewhere

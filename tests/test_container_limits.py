@@ -59,7 +59,7 @@ V1 = "9:name=systemd:/x\n5:memory:{0}\n4:cpu,cpuacct:{0}\n2:cpuset:/\n0::/\n"
         ("0::/a/b\n", {"a/c/memory.max": "1000000"}, NONE),  # of another one
         # of the host's tree a container sees its own part, or less of its path
         ("0::/kubepods/pod1/c1\n", {"memory.max": "268435456"}, Limits(256 * MIB, None)),
-        ("0::/../../x\n", {"memory.max": "268435456"}, Limits(256 * MIB, None)),
+        ("0::/../x\n", {"memory.max": "268435456", "../x/memory.max": "1000000"}, Limits(256 * MIB, None)),
         (V1.format("/"), {"memory/memory.limit_in_bytes": "268435456", "cpu,cpuacct/cpu.cfs_quota_us": "50000",
                           "cpu,cpuacct/cpu.cfs_period_us": "100000"}, Limits(256 * MIB, 0.5)),
         (V1.format("/docker/0a1b"), {"memory/memory.limit_in_bytes": "268435456"}, Limits(256 * MIB, None)),

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bokeh_dyno.shared.settings import ROOT
-from bokeh_dyno.shared.signals import die_with_parent
-from bokeh_dyno.start import events
+from bokeh_dyno.start import erb, events
 from bokeh_dyno.start.output import OUTPUT, say
 
 if TYPE_CHECKING:
@@ -62,13 +61,13 @@ class Nginx:
         self._text = ""  # of the configuration; the file may have been removed
         self._children: Children | None = None
 
-    def take(self, erb: subprocess.Popen) -> None:
+    def take(self, rendering: subprocess.Popen) -> None:
         """Make what erb renders the configuration, once nginx has tested it; what fails leaves that as it is.
 
         Raises NginxError.
         """
         fresh = self.conf.with_suffix(".new")
-        rendered(erb, fresh)
+        rendered(rendering, fresh)
         if line := warning(fresh):
             say(f"warning: {line}")
         test(self._path, fresh)
@@ -203,37 +202,27 @@ def rendering(environ: Mapping[str, str] = os.environ) -> subprocess.Popen:
     """
     if not TEMPLATE.is_file():
         raise NginxError("config/nginx.conf.erb is missing: the routing is made from it")
-    erb = shutil.which("erb")
-    if not erb:
+    if not (path := erb.find()):
         raise NotInstalledError("erb is not installed (it comes with ruby): run bin/setup, or apt-get install ruby")
     try:
-        return subprocess.Popen(
-            [erb, str(TEMPLATE)],
-            cwd=ROOT,
-            env={**environ, "DYNO_ROUTING": str(ROUTING)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # to be ended with all that the template has started
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-        )
-    except OSError as error:  # its first line names a ruby that is not there
-        raise NotInstalledError(f"{erb} does not run: {error.strerror} (the ruby of its first line?)") from error
+        return erb.start(path, TEMPLATE, ROOT, {**environ, "DYNO_ROUTING": str(ROUTING)})
+    except OSError as error:  # its first line names a ruby that is not there, nor is one beside it
+        raise NotInstalledError(f"{path} does not run: {error.strerror} (the ruby of its first line?)") from error
 
 
-def rendered(erb: subprocess.Popen, target: Path) -> None:
-    """Wait for `erb` and write what it rendered to `target`.
+def rendered(process: subprocess.Popen, target: Path) -> None:
+    """Wait for erb and write what it rendered to `target`.
 
     Raises NginxError when either failed, and for a path that nginx would look for in another folder than the project.
     """
     try:
-        text, errors = erb.communicate(timeout=ERB_SECONDS)
+        text, errors = process.communicate(timeout=ERB_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(erb.pid, signal.SIGKILL)
-        erb.communicate()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         raise NginxError(f"config/nginx.conf.erb does not render: erb still runs after {ERB_SECONDS} s") from None
-    if erb.returncode:
-        lines = [line for line in errors.splitlines() if line.strip()] or [f"erb ended with {erb.returncode}"]
+    if process.returncode:
+        lines = [line for line in errors.splitlines() if line.strip()] or [f"erb ended with {process.returncode}"]
         # Ruby 3.3 shows the place of a syntax error before it says that it is one
         reason = next((line for line in lines if "rror)" in line or "syntax error" in line), lines[0])
         raise NginxError(f"config/nginx.conf.erb does not render: {reason.replace(f'{ROOT}{os.sep}', '')}")
