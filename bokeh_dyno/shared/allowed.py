@@ -6,8 +6,22 @@ import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 HOST = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
+
+
+class Setting(NamedTuple):
+    """A config var.
+
+    check returns the value as Python wants it, or raises ValueError; `allowed` completes "NAME=… is not allowed: …".
+    """
+
+    default: str
+    allowed: str
+    about: str
+    check: Callable[[str], object]
+    secret: bool = False
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -8,22 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bokeh_dyno.shared import allowed
-
-
-class Setting(NamedTuple):
-    """A config var.
-
-    check returns the value as Python wants it, or raises ValueError; `allowed` completes "NAME=… is not allowed: …".
-    """
-
-    default: str
-    allowed: str
-    about: str
-    check: Callable[[str], object]
-    secret: bool = False
+from bokeh_dyno.shared.allowed import Setting
 
 
 def _setting(
@@ -255,6 +243,12 @@ class Settings:
         "`*`, or addresses and networks, separated by commas",
         "Routers whose X-Forwarded-For is believed (the name is gunicorn's; Heroku sets `*`).",
         allowed.addresses,
+    )
+    real_ip_header: str = _setting(
+        "X-Forwarded-For",
+        "a header's name: letters, digits and `-`",
+        "Where those routers write the visitor's address, as its last entry (the name is nginx's; see docs/platforms).",
+        allowed.match(r"[A-Za-z][A-Za-z0-9-]{0,63}"),
     )
     bokeh_sessions: str = _setting(
         "open",

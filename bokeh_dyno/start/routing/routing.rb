@@ -9,6 +9,7 @@ DEFAULTS = {
   'ALLOWED_HOSTS' => '', 'MAINTENANCE' => '0', 'MAX_UPLOAD_MB' => '20', 'REQUEST_TIMEOUT' => '29',
   'CONTENT_SECURITY_POLICY' => 'on', 'FRAME_ANCESTORS' => 'self',
   'BOKEH_MAX_STARTS' => '20', 'VISITOR_CONNECTIONS' => '500', 'FORWARDED_ALLOW_IPS' => '127.0.0.1,::1',
+  'REAL_IP_HEADER' => 'X-Forwarded-For',
   'NGINX_WORKERS' => '2', 'NGINX_WORKER_CONNECTIONS' => '6000', 'NGINX_ACCESS_LOG_PATH' => 'logs/nginx/access.log',
   'NGINX_ERROR_LOG_PATH' => 'logs/nginx/error.log', 'LOG_FORMAT' => 'text'
 }
