@@ -22,7 +22,7 @@ MACHINE = (64 << 30, 16)  # what it has, in these tests
 NONE = Limits(None, None)
 SMALL = {
     "WEB_CONCURRENCY": "1", "BOKEH_WORKERS": "1", "BOKEH_MESSAGE_MEMORY": "100", "BOKEH_UNFINISHED_MEMORY": "32",
-    "BOKEH_MAX_SESSIONS": "162", "BOKEH_MAX_MEMORY": "153",
+    "BOKEH_MAX_SESSIONS": "107", "BOKEH_MAX_MEMORY": "128",
 }  # fmt: skip
 
 
@@ -114,12 +114,13 @@ def test_cpus_that_are_others_are_a_limit(scratch: Path, monkeypatch) -> None:
         (Limits(None, 0.5), {}),
         (Limits(256 * MIB, 1), SMALL),
         (Limits(256 * MIB, None), SMALL),
-        (Limits(512 * MIB, None), {"BOKEH_MAX_MEMORY": "402"}),
-        (Limits(512 * MIB, 1), {"BOKEH_MAX_MEMORY": "402"}),
-        (Limits(512 * MIB, 8), {"BOKEH_MAX_MEMORY": "402"}),
+        (Limits(512 * MIB, None), {"BOKEH_MAX_SESSIONS": "352", "BOKEH_MAX_MEMORY": "366"}),
+        (Limits(512 * MIB, 1), {"BOKEH_MAX_SESSIONS": "352", "BOKEH_MAX_MEMORY": "366"}),
+        (Limits(512 * MIB, 8), {"BOKEH_MAX_SESSIONS": "352", "BOKEH_MAX_MEMORY": "366"}),
         (Limits(None, 7.5), {"BOKEH_WORKERS": "8", "WEB_CONCURRENCY": "4"}),
         (Limits(16 << 30, 8), {"BOKEH_WORKERS": "8", "WEB_CONCURRENCY": "4"}),
-        (Limits(1 << 30, 8), {"BOKEH_WORKERS": "5", "WEB_CONCURRENCY": "4", "BOKEH_MAX_MEMORY": "805"}),
+        (Limits(1 << 30, 8), {"BOKEH_WORKERS": "5", "WEB_CONCURRENCY": "4", "BOKEH_MAX_SESSIONS": "379",
+                              "BOKEH_MAX_MEMORY": "805"}),
     ],
 )  # fmt: skip
 def test_what_follows(found: Limits, expected: dict[str, str]) -> None:
@@ -141,7 +142,7 @@ def test_what_follows_is_always_allowed_and_never_more_than_the_default() -> Non
 def test_what_is_set_stays_and_counts_for_the_rest() -> None:
     found = Limits(256 * MIB, 1)
     assert "BOKEH_WORKERS" not in container.defaults({"BOKEH_WORKERS": "2"}, found=found)
-    assert container.defaults({"BOKEH_WORKERS": "2"}, found=found)["BOKEH_MAX_SESSIONS"] == "81"
+    assert container.defaults({"BOKEH_WORKERS": "2"}, found=found)["BOKEH_MAX_SESSIONS"] == "53"
     assert container.defaults({"BOKEH_WORKERS": ""}, found=found) == SMALL  # an empty one counts as not set
     assert container.defaults({"BOKEH_WORKERS": "x"}, found=found).keys() == SMALL.keys() - {"BOKEH_WORKERS"}
     assert container.defaults({"BOKEH_UPSTREAM": "b:5000"}, found=found) == {"WEB_CONCURRENCY": "1"}
@@ -160,7 +161,7 @@ def test_what_follows_is_set_anew_and_nothing_else(scratch: Path) -> None:
     assert not container.is_derived("BOKEH_MAX_MEMORY", environ)
     environ["BOKEH_WORKERS"] = "3"  # by .env, before SIGUSR2
     container.apply(environ, *paths)
-    assert (environ["BOKEH_WORKERS"], environ["BOKEH_MAX_SESSIONS"]) == ("3", "54")
+    assert (environ["BOKEH_WORKERS"], environ["BOKEH_MAX_SESSIONS"]) == ("3", "35")
     limits(scratch, "0::/\n", {"memory.max": "max"})
     assert container.apply(environ, *paths) == ""
     assert environ == {"BOKEH_MAX_MEMORY": "900", "BOKEH_WORKERS": "3", "PORT": "1"}

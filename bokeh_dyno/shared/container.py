@@ -15,9 +15,12 @@ from typing import NamedTuple
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MIB = 1 << 20
-# What the example was measured to take: a dyno with one worker of each and no visitors, 174 MB, and some to spare; a worker
-# with 400 sessions, 150; a session, 0.35, and more while it begins; all but the Bokeh workers, 100, and some to spare
-IDLE, WORKER, SESSION, OTHERS = 200e6, 150e6, 0.42e6, 115e6
+# What the example takes of a container's memory, measured in containers of 256 and 512 MiB until the kernel ended a worker:
+# without visitors, 165 to 190 MB, 30 more of files that are kept, and as much to spare for what is under way; a worker with 350
+# sessions, 150; a session, with its part of nginx's and the kernel's buffers, 0.45
+IDLE, WORKER, SESSION = 220e6, 150e6, 0.45e6
+# ... all but one Bokeh worker: 114 MB, and 20 more for each other pair of workers; with what a leak may add until it is seen
+OTHERS, OTHERS_EACH = 110e6, 30e6
 SUITS = 512 * MIB  # which the settings' own defaults are for
 LARGE = 4 << 30  # from here on a worker's size is nobody's concern unless somebody says so
 MOST_WORKERS = 64
@@ -60,7 +63,7 @@ def defaults(
     """Return those config vars, not set in environ, that are not to have their own default here; none without limits.
 
     - BOKEH_WORKERS: one for each CPU, as views take the CPU; two at least, for one may be busy with an app. But no more than
-      there is memory for, each with its 400 sessions: from 477 MiB on two, below one.
+      there is memory for, each with its sessions: from 496 MiB on two, below one.
     - WEB_CONCURRENCY: half as many, for a page costs gunicorn less than its plot costs Bokeh; two at least, within the same.
     - BOKEH_MESSAGE_MEMORY and BOKEH_UNFINISHED_MEMORY: the defaults suit 512 MiB; what has less gets so much less of them.
     - BOKEH_MAX_SESSIONS: what fits into the memory that a dyno without visitors leaves, divided among the workers.
@@ -81,11 +84,13 @@ def defaults(
         follows["BOKEH_MESSAGE_MEMORY"] = max(1, 200 * memory // SUITS)  # 0 would be any amount
         follows["BOKEH_UNFINISHED_MEMORY"] = max(1, 64 * memory // SUITS)
     if memory:
-        each = (memory - IDLE) / SESSION / (_whole(environ.get("BOKEH_WORKERS", "")) or workers)
+        running = _whole(environ.get("BOKEH_WORKERS", "")) or workers
+        each = (memory - IDLE) / SESSION / running
         if each < 400:
             follows["BOKEH_MAX_SESSIONS"] = max(10, int(each))
         if memory < LARGE:
-            follows["BOKEH_MAX_MEMORY"] = max(1, int(min(0.75 * memory, memory - OTHERS) / 1e6))
+            left = memory - OTHERS - running * OTHERS_EACH
+            follows["BOKEH_MAX_MEMORY"] = max(1, int(min(0.75 * memory, left) / 1e6))
     if environ.get("BOKEH_UPSTREAM"):  # no Bokeh worker is here
         follows = {name: value for name, value in follows.items() if name == "WEB_CONCURRENCY"}
     return {name: str(value) for name, value in follows.items() if not environ.get(name)}
