@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, procfile_line, temporary_folder
 from test_start import as_an_ordinary_user, assert_the_site_works
 
+tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and later can read TOML")
 PROJECT = tomllib.loads((ROOT / "project.toml").read_text())
 BIN = ("bin", "usr/bin", "usr/sbin", "usr/local/bin", "usr/local/sbin")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import tomllib
 import yaml
 from conftest import run_for_the_session
 from dyno_under_test import OTHER_SITE, ROOT, Dyno, token_in
@@ -23,6 +22,7 @@ from bokeh_dyno.shared.settings import SETTINGS, read
 from bokeh_dyno.start import dyno as start_dyno
 from bokeh_dyno.start import generations
 
+tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and later can read TOML")
 PAGES = sorted((ROOT / "docs" / "platforms").glob("*.md"))
 SECRETS = {"BOKEH_SECRET_KEY", "SECRET_KEY"}
 
