@@ -145,7 +145,10 @@ def test_what_is_set_stays_and_counts_for_the_rest() -> None:
     assert container.defaults({"BOKEH_WORKERS": "2"}, found=found)["BOKEH_MAX_SESSIONS"] == "53"
     assert container.defaults({"BOKEH_WORKERS": ""}, found=found) == SMALL  # an empty one counts as not set
     assert container.defaults({"BOKEH_WORKERS": "x"}, found=found).keys() == SMALL.keys() - {"BOKEH_WORKERS"}
-    assert container.defaults({"BOKEH_UPSTREAM": "b:5000"}, found=found) == {"WEB_CONCURRENCY": "1"}
+    elsewhere = {"BOKEH_UPSTREAM": "b:5000"}
+    assert container.defaults(elsewhere, found=found) == {}
+    assert container.defaults(elsewhere, found=Limits(128 * MIB, 1)) == {"WEB_CONCURRENCY": "1"}
+    assert container.defaults(elsewhere, found=Limits(256 * MIB, 16)) == {"WEB_CONCURRENCY": "5"}
     assert container.defaults(dict.fromkeys(SETTINGS, "7"), found=found) == {}
 
 

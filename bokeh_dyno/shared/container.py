@@ -21,6 +21,8 @@ MIB = 1 << 20
 IDLE, WORKER, SESSION = 220e6, 150e6, 0.45e6
 # ... all but one Bokeh worker: 114 MB, and 20 more for each other pair of workers; with what a leak may add until it is seen
 OTHERS, OTHERS_EACH = 110e6, 30e6
+# a dyno whose Bokeh workers are elsewhere (127 MB with two of gunicorn's), and each of those with what it answers
+FLASK, FLASK_WORKER = 110e6, 30e6
 SUITS = 512 * MIB  # which the settings' own defaults are for
 LARGE = 4 << 30  # from here on a worker's size is nobody's concern unless somebody says so
 MOST_WORKERS = 64
@@ -73,7 +75,9 @@ def defaults(
     """
     memory, cpus = found or limits(environ, cgroups, own)
     busy = max(2, math.ceil(cpus or 0))
-    fit = int(max(1, (memory - IDLE) // WORKER)) if memory else MOST_WORKERS
+    alone = bool(environ.get("BOKEH_UPSTREAM"))  # no Bokeh worker is here
+    idle, worker = (FLASK, FLASK_WORKER) if alone else (IDLE, WORKER)
+    fit = int(max(1, (memory - idle) // worker)) if memory else MOST_WORKERS
     workers = min(busy, fit, MOST_WORKERS)
     follows: dict[str, int] = {}
     if workers != 2:
@@ -91,7 +95,7 @@ def defaults(
         if memory < LARGE:
             left = memory - OTHERS - running * OTHERS_EACH
             follows["BOKEH_MAX_MEMORY"] = max(1, int(min(0.75 * memory, left) / 1e6))
-    if environ.get("BOKEH_UPSTREAM"):  # no Bokeh worker is here
+    if alone:
         follows = {name: value for name, value in follows.items() if name == "WEB_CONCURRENCY"}
     return {name: str(value) for name, value in follows.items() if not environ.get(name)}
 
