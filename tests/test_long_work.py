@@ -19,6 +19,8 @@ import pytest
 import redis_under_test
 from dyno_under_test import INHERITED, ROOT, Dyno, copy_project, is_alive, temporary_folder, wait_for
 from redis_under_test import RedisServer, needs_redis
+from rq import Callback, Queue
+from rq.serializers import JSONSerializer
 from visitor import Visitor, find
 
 from bokeh_app.sea_surface import work
@@ -167,6 +169,15 @@ def test_a_worker_computes_tells_how_far_it_is_and_can_be_cancelled(
 
 
 # --- what may be lost -------------------------------------------------------------------------------------------------
+
+
+@needs_redis
+def test_a_function_that_somebody_else_names_is_not_called(worker: RqWorker, redis: RedisServer, scratch: Path) -> None:
+    queue = Queue(work.QUEUE, connection=redis.client, serializer=JSONSerializer)
+    job = queue.enqueue_call("os.mkdir", (str(scratch / "made"),), on_failure=Callback("os.abort"))
+    wait_for("it to fail", lambda: job.get_status() == "failed")
+    assert "not a number of days" in worker.log()
+    assert not (scratch / "made").exists()
 
 
 @needs_redis
