@@ -1,6 +1,6 @@
 """Measure this dyno and its peers, all with the same small site, in turns; print tables, write JSON.
 
-A run of everything also writes bench/RESULTS.md and the table of promises in the README.
+A run of everything also writes bench/RESULTS.md and the table of promises in docs/promises.md.
 """
 
 from __future__ import annotations
@@ -169,10 +169,10 @@ def promises(tables: list[Table]) -> str:
 
 
 def quote(text: str) -> None:
-    """Put text between the two marks in the README."""
-    readme = ROOT / "README.md"
+    """Put text between the two marks in docs/promises.md."""
+    page = ROOT / "docs" / "promises.md"
     between = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", re.DOTALL)
-    readme.write_text(between.sub(lambda _: text + "\n", readme.read_text(), count=1))
+    page.write_text(between.sub(lambda _: text + "\n", page.read_text(), count=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Breaks one line of each promise of the README in turn, and shows which test notices: python tests/mutations.py [WORD...]
+"""Breaks one line of each promise of docs/promises.md in turn, and shows which test notices: python tests/mutations.py [WORD...]
 
 By hand, some 10 minutes for all; with words, only the promises that have one of them. Each is tried on a clone of what is
 committed, with the tests that are about it; the exit code is the number of those that no test noticed.

@@ -165,3 +165,30 @@ def code_of(text: str) -> str:
         ):
             node.body[0] = ast.Pass()
     return ast.unparse(tree)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that links may have behind a `#` for the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_each_link_of_the_docs_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 20
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+            name, _, anchor = link.partition("#")
+            there = (page.parent / name).resolve() if name else page
+            assert there.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(there), f"{page.name}: {link}"
+
+
+def test_every_page_of_the_docs_is_linked_from_another() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    linked = {
+        (page.parent / name.partition("#")[0]).resolve()
+        for page in pages
+        for name in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", page.read_text())
+    }
+    assert [page.name for page in pages if page not in linked and page.name != "README.md"] == []

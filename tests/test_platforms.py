@@ -120,10 +120,6 @@ def test_each_platform_has_a_page_of_one_screen_that_names_its_sources_and_what_
     for page in PAGES:
         text = page.read_text()
         assert len(text.splitlines()) <= 45, page
-        for link in re.findall(r"\]\(([^)]+)\)", text):
-            target = link.partition("#")[0]
-            if not link.startswith("https://"):
-                assert (page.parent / target).exists(), (page, link)
         if page.name != "README.md":
             assert f"({page.name})" in index
             assert re.search(r"^(Not t|T)ried: ", text, re.MULTILINE), page

@@ -1,4 +1,4 @@
-"""Every config var: what is refused, what is taken, and that the README says the same."""
+"""Every config var: what is refused, what is taken, and that docs/settings.md says the same."""
 
 from __future__ import annotations
 
@@ -184,9 +184,9 @@ def test_what_is_wrong_together_is_refused() -> None:
     assert line.startswith("WEB_CONCURRENCY=0 is not allowed with BOKEH_UPSTREAM")
 
 
-def test_the_readmes_table_is_that_of_the_settings() -> None:
-    readme = (ROOT / "README.md").read_text()
-    written = re.search(r"^<!-- settings -->\n(.*?)^<!-- /settings -->$", readme, re.MULTILINE | re.DOTALL).group(1)
+def test_the_table_of_the_docs_is_that_of_the_settings() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    written = re.search(r"^<!-- settings -->\n(.*?)^<!-- /settings -->$", page, re.MULTILINE | re.DOTALL).group(1)
     program = [sys.executable, "-m", "bokeh_dyno", "settings"]
     made = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert written.strip() == made.strip()

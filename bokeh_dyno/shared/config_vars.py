@@ -1,7 +1,7 @@
 """Every config var: its name, its default, what is allowed, and one sentence about it.
 
-The one source of them; bokeh_dyno/shared/settings.py reads them. The README's table and the fallbacks in the routing are
-tested against it.
+The one source of them; bokeh_dyno/shared/settings.py reads them. The table of docs/settings.md and the fallbacks in the
+routing are tested against it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Settings:
     bokeh_hang_timeout: int = _setting(
         "60",
         "seconds, 0 to 86400",
-        "A Bokeh worker that does nothing else for this long is replaced (see Long work); 0: never.",
+        "A Bokeh worker that does nothing else for this long is replaced (see docs/state.md); 0: never.",
         allowed.whole(0, 86400),
     )
     bokeh_max_memory: int = _setting(

@@ -144,7 +144,7 @@ def misspelled(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def table() -> str:
-    """Return the README's table of settings, in Markdown."""
+    """Return the table of docs/settings.md, in Markdown."""
     rows = ["| config var | default | allowed | what it does |", "|---|---|---|---|"]
     for name, setting in SETTINGS.items():
         default = f"`{setting.default}`" if setting.default else "not set"
