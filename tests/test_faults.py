@@ -92,8 +92,9 @@ def test_a_wrong_port_is_named_with_all_the_others(project: Path, dyno: MakeDyno
 def test_an_erb_whose_ruby_is_absent_is_named(project: Path, dyno: MakeDyno) -> None:
     folder = project / "programs"
     folder.mkdir()
-    (folder / "erb").write_text("#!/no/such/ruby\n")
-    (folder / "erb").chmod(0o755)
+    for name in ("erb", "ruby"):  # which would be asked to run it
+        (folder / name).write_text("#!/no/such/ruby\n")
+        (folder / name).chmod(0o755)
     one = dyno(project)
     one.env["PATH"] = f"{folder}{os.pathsep}{one.env['PATH']}"
     one.launch()

@@ -47,7 +47,7 @@ def _start(command: list[str], folder: Path, environ: Mapping[str, str]) -> subp
 
 def _libraries(ruby: Path) -> list[Path]:
     """Return the folders of a ruby's library in its own tree, as Debian and Ubuntu have them, for ruby3.2 those of 3.2.0."""
-    lib, found = ruby.parent.parent / "lib", re.search(r"[0-9.]+$", ruby.name)
+    lib, found = ruby.parent.parent / "lib", re.search(r"(?<![0-9.])[0-9.]+$", ruby.name)
     version = f"{found[0] if found else ''}*"
     folders = ("ruby/vendor_ruby", f"ruby/vendor_ruby/{version}", f"ruby/{version}", f"*/ruby/{version}")
     return [path for folder in folders for path in sorted(lib.glob(folder)) if path.is_dir()]
