@@ -101,6 +101,11 @@ def base(one: Dyno) -> str:
 # --- every page -------------------------------------------------------------------------------------------------------
 
 
+def test_the_example_starts_without_a_warning(example_site: Dyno) -> None:
+    boot = example_site.log().partition("ready after")[0]
+    assert not re.findall(r".*(?:warning|error|WARN|ERROR|both have|leaves ).*", boot)
+
+
 def test_the_landing_page_lists_every_app(example_site: Dyno, page) -> None:
     open_page(page, f"{base(example_site)}/")
     links = page.eval_on_selector_all("a[href]", "links => links.map((link) => link.getAttribute('href'))")
