@@ -53,12 +53,12 @@ def _problems() -> list[str]:
         if limited := container.apply(os.environ):
             print(limited)
         values = settings.read()
-        # names elsewhere need not be known where this runs, and nginx -t would ask for them
-        settings.complete()
-        os.environ["BOKEH_UPSTREAM"] = ""
         apps.check()
         run_dir.make(values)
-        _check_routing(values.run_dir / "nginx.check")
+        if line := check_routing(values.run_dir / "nginx.check"):
+            print(f"warning: {line}", file=sys.stderr)
+    except nginx.NotInstalledError as error:  # a buildpack that comes later brings it
+        print(f"config/nginx.conf.erb is checked when the dyno starts: here, {error}")
     except (settings.SettingsError, apps.AppsError, nginx.NginxError) as error:
         return str(error).splitlines()
     return []
@@ -91,19 +91,22 @@ def wrong_procfile(path: Path) -> list[str]:
     return [f"{path.name} does not run the start script: write `{LINE}`, and what is to run into Procfile.dyno"]
 
 
-def _check_routing(conf: Path) -> None:
+def check_routing(conf: Path, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Render the routing, as `conf` for a while, and have nginx test it; return what a log should say of it.
+
+    Raises NotInstalledError without nginx or erb, NginxError when the routing is wrong.
+    """
+    binary = nginx.find()
+    # names elsewhere need not be known where this runs, and nginx -t would ask for them
+    complete = {**environ, "BOKEH_UPSTREAM": ""}
+    settings.complete(complete)
+    nginx.rendered(nginx.rendering({**complete, "NGINX_VERSION": nginx.version(binary)}), conf)
     try:
-        binary = nginx.find()
-        os.environ["NGINX_VERSION"] = nginx.version(binary)
-        erb = nginx.rendering()
-    except nginx.NotInstalledError as error:  # a buildpack that comes later brings it
-        print(f"config/nginx.conf.erb is checked when the dyno starts: here, {error}")
-        return
-    nginx.rendered(erb, conf)
-    if line := nginx.warning(conf):
-        print(f"warning: {line}", file=sys.stderr)
-    nginx.test(binary, conf)
-    conf.unlink()
+        line = nginx.warning(conf)
+        nginx.test(binary, conf)
+    finally:
+        conf.unlink()
+    return line
 
 
 def wrong_lines(path: Path) -> list[str]:

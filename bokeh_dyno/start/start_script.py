@@ -39,7 +39,7 @@ class StartScript:
         """Start what the Procfile has."""
         self.said, self.noted, self.state, self._as_of = [], [], {}, self._written()
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _web_line()], env=self._env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            ["/bin/sh", "-c", web_line()], env=self._env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
             start_new_session=True, preexec_fn=die_with_parent,
         )  # fmt: skip
         self._copying = threading.Thread(target=self._copy_errors, args=(self._process.stderr,), daemon=True)
@@ -127,7 +127,7 @@ def become() -> NoReturn:
     As `honcho start web` does it, but for honcho itself: that would hold what nobody reads, and fail where it is written.
     """
     os.chdir(ROOT)
-    os.execve("/bin/sh", ["/bin/sh", "-c", _web_line()], _of_honcho())
+    os.execve("/bin/sh", ["/bin/sh", "-c", web_line()], _of_honcho())
 
 
 def check_is_free(lock: Path) -> None:
@@ -139,7 +139,8 @@ def check_is_free(lock: Path) -> None:
             raise SettingsError(f"RUN_DIR={lock.parent} is in use by another dyno: stop it") from None
 
 
-def _web_line() -> str:
+def web_line() -> str:
+    """Return what /bin/sh is to run: the command that the Procfile has for `web`."""
     from honcho import environ
 
     procfile = Path("Procfile").read_text() if Path("Procfile").exists() else check.LINE
