@@ -213,7 +213,7 @@ def lacking(root: Path) -> list[str]:
     lines = []
     required = {_package(line.strip().lower()) for line in _lines(root / "requirements.txt")}
     needed = check.PACKAGES if (root / "bokeh_dyno").is_dir() else ("bokeh-dyno",)
-    if lacks := [name for name in needed if name not in required]:
+    if lacks := [name for name in needed if name.replace("_", "-") not in required]:
         lines.append(f"requirements.txt has no line for {', '.join(lacks)} (a path of the wheel is one, too)")
     entries = {line.strip().strip("/") for line in _lines(root / ".gitignore")}
     wanted = (FILES / ".gitignore").read_text().split()
