@@ -52,6 +52,10 @@ def _run() -> int:
         from bokeh_dyno.start import check
 
         return check.main(arguments)
+    if name == "doctor":
+        from bokeh_dyno.start import doctor
+
+        return doctor.main(arguments)
     if name == "routing":
         from bokeh_dyno.start import nginx
 
@@ -75,6 +79,7 @@ USAGE = """usage: bokeh-dyno start [-f] COMMAND...   start COMMAND and, once it 
        bokeh-dyno dev [--open]           start it for development: each saved edit is seen on the open page
        bokeh-dyno server                 start what `web` is in the Procfile, with .env, as `honcho start web` does
        bokeh-dyno check [--env]          check the settings, the apps and the routing; --env: what honcho reads
+       bokeh-dyno doctor [--start] [--url URL]   say what is wrong with machine, folder, settings and dyno, and what to do
        bokeh-dyno init [--app MODULE:NAME] [--diff]   add what a Flask site lacks to be a dyno; --diff: say what differs
        bokeh-dyno new-app NAME           make a Bokeh app to begin with
        bokeh-dyno static                 compress what browsers get, for the dyno to send; a build does that
