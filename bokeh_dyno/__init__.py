@@ -15,7 +15,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         output      what the dyno prints, with a buffer before it; events: a line of it, as text or JSON
         metrics     /metrics: who may have it, and the requests; collector: all else that it says
         check       a project without starting it, and what honcho reads
-        doctor      what is wrong, and what to do: machine, folder (and its settings), hops (to a dyno; visit: what is asked)
+        doctor/     what is wrong, and what to do: machine, folder (and its settings), hops (to a dyno; visit: what is asked)
         init        what a repository with a Flask site needs to be a dyno; project/: the files
         dev         what bin/dev does; start_script: the dyno below it
         edits       what has been edited, and what that needs; mistakes: what is wrong with it

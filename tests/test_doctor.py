@@ -21,7 +21,7 @@ import pytest
 from dyno_under_test import ROOT, Dyno, free_port, installed, temporary_folder, wait_for
 
 from bokeh_dyno.shared import settings
-from bokeh_dyno.start import folder, hops, machine, visit
+from bokeh_dyno.start.doctor import folder, hops, machine, visit
 
 PREFIX, PAGE = "/plots/live.v1", "/with/counter"  # of routed_site
 HOST, SCHEME = "proxy_set_header Host $http_host;", "proxy_set_header X-Forwarded-Proto https;"

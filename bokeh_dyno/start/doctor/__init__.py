@@ -19,7 +19,8 @@ from bokeh_dyno.shared import apps, container, health, run_dir, settings
 from bokeh_dyno.shared.buildpack import INITIALIZED
 from bokeh_dyno.shared.settings import ROOT, Settings, SettingsError
 from bokeh_dyno.shared.signals import die_with_parent
-from bokeh_dyno.start import check, folder, hops, machine, port, start_script, visit
+from bokeh_dyno.start import check, port, start_script
+from bokeh_dyno.start.doctor import folder, hops, machine, visit
 
 STOP_SECONDS = 35  # that a dyno takes at most (dyno.py)
 REST_SECONDS = 3.0  # ... and what is left of it then

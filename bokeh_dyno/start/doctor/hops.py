@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from urllib.parse import urljoin, urlsplit
 
-from bokeh_dyno.start.visit import FULL, Answer, Opened, Site, why
+from bokeh_dyno.start.doctor.visit import FULL, Answer, Opened, Site, why
 
 REDIRECTS = 4
 LINES = 40  # of /healthz, that are repeated
