@@ -43,6 +43,7 @@ def init_app(app: Flask) -> None:
     app.add_url_rule("/", "index", index)
     app.add_url_rule("/apps/<name>", "app_page", app_page)
     app.add_url_rule("/plot", "plot", plot, methods=["GET", "POST"])
+    app.add_url_rule("/<name>", "page", page)
     # browsers ask for it on the apps' own pages, which name no icon
     app.add_url_rule("/favicon.ico", "favicon", lambda: send_from_directory(app.static_folder, ICON, max_age=DAY))
     app.url_defaults(add_version)
@@ -65,6 +66,13 @@ def app_page(name: str) -> ResponseReturnValue:
     if too_long or len(arguments) > MAX_ARGUMENTS or len(request.query_string) > MAX_QUERY:
         abort(414, f"A page takes {MAX_ARGUMENTS} arguments of {MAX_ARGUMENT} characters at most.")
     return render_template("app.html", name=name, sentence=sentence(name), arguments=arguments)
+
+
+def page(name: str) -> ResponseReturnValue:
+    """Show templates/pages/NAME.html: what is in that folder is a page, and nothing else has to be touched for it."""
+    if name not in {path.stem for path in Path(current_app.root_path, "templates", "pages").glob("*.html")}:
+        abort(404)
+    return render_template(f"pages/{name}.html")
 
 
 def plot() -> ResponseReturnValue:
