@@ -17,6 +17,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         check       a project without starting it, and what honcho reads
         doctor/     what is wrong, and what to do: machine, folder (and its settings), hops (to a dyno; visit: what is asked)
         init        what a repository with a Flask site needs to be a dyno; project/: the files
+        new         a new app, a new page of the site; project/apps/, project/pages/: what they begin as
         dev         what bin/dev does; start_script: the dyno below it
         edits       what has been edited, and what that needs; mistakes: what is wrong with it
         stream      what open pages hear of it

@@ -36,10 +36,14 @@ def _run() -> int:
         from bokeh_dyno.start import check
 
         return check.prepare_static()
-    if name in ("init", "new-app"):
+    if name == "init":
         from bokeh_dyno.start import init
 
-        return init.main(arguments) if name == "init" else init.new_app(arguments)
+        return init.main(arguments)
+    if name in ("new-app", "new-page"):
+        from bokeh_dyno.start import new
+
+        return new.app(arguments) if name == "new-app" else new.page(arguments)
     if name == "dev":
         from bokeh_dyno.start import dev
 
@@ -81,7 +85,8 @@ USAGE = """usage: bokeh-dyno start [-f] COMMAND...   start COMMAND and, once it 
        bokeh-dyno check [--env]          check the settings, the apps and the routing; --env: what honcho reads
        bokeh-dyno doctor [--start] [--url URL]   say what is wrong with machine, folder, settings and dyno, and what to do
        bokeh-dyno init [--app MODULE:NAME] [--diff]   add what a Flask site lacks to be a dyno; --diff: say what differs
-       bokeh-dyno new-app NAME           make a Bokeh app to begin with
+       bokeh-dyno new-app NAME [--from slider|table|stream|upload|panel|notebook]   make a Bokeh app that works, and its test
+       bokeh-dyno new-page NAME          make a page of the site, and its test
        bokeh-dyno static                 compress what browsers get, for the dyno to send; a build does that
        bokeh-dyno settings               print every config var, as a table in Markdown
        bokeh-dyno routing                print the file that config/nginx.conf.erb loads"""

@@ -262,6 +262,8 @@ def test_a_copy_of_the_machinery_does_it_too(scratch: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     for name in (
         "bin/dev",
+        "bin/new-app",
+        "bin/new-page",
         "bin/setup",
         "bin/start-nginx",
         "config/nginx.conf.erb",
@@ -292,6 +294,20 @@ def test_a_new_app_is_one_that_works(project: Path, dyno: Callable[..., Dyno], p
         assert result.returncode == 1
         assert result.stderr.startswith(f"error: bokeh_app/{name} {why}")
         assert result.stderr.count("\n") == 1
+
+
+def test_the_wheel_has_what_new_apps_and_pages_begin_as(installed: Path, scratch: Path) -> None:
+    base = "<!doctype html><title>{% block title %}{% endblock %}</title>{% block content %}{% endblock %}"
+    folder = repository(scratch / "repository", {**FACTORY, "flaskr/templates/base.html": base})
+    for command in ("new-app one --from stream", "new-page one"):
+        result = run(installed, folder, *command.split())
+        assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert "to do: in flaskr/__init__.py, where the Flask app is made: " in result.stdout
+    text = (folder / "flaskr" / "templates" / "pages" / "one.html").read_text()
+    assert text.startswith('{% extends "base.html" %}\n')
+    assert "{% block content %}\n<h1>One</h1>" in text
+    assert '{{ bokeh_app("one") }}' in text
+    assert {path.name for path in (folder / "tests").iterdir()} == {"test_one.py", "test_one_page.py"}
 
 
 def test_what_the_wheel_needs_is_what_requirements_pin() -> None:

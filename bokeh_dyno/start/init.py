@@ -1,4 +1,4 @@
-"""`bokeh-dyno init`: what a repository with a Flask site needs to be a dyno; `bokeh-dyno new-app`: an app to begin with."""
+"""`bokeh-dyno init`: what a repository with a Flask site needs to be a dyno."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bokeh_dyno.shared.settings import ROOT
 from bokeh_dyno.start import check, nginx
 
 FILES = Path(__file__).parent / "project"  # as they are written; SITE stands for gunicorn's argument
+FOR_NEW = {"apps", "pages"}  # folders in there, of new.py
 FACTORIES = {"create_app", "make_app"}
 NOT_THE_SITES = {"tests", "test", "docs", "node_modules", "venv", "env", "build", "dist", "bokeh_app", "bokeh_dyno"}
 SITE = re.compile(r"(?!(?:python|file|unix|fd):)[\w.]+:[A-Za-z_][\w.]*(?:\([^()]*\))?")
@@ -72,32 +73,17 @@ def files(site: str) -> dict[str, str]:
     """Return the text of each file that a project with this site has, by name; an app only where there is none."""
     argument = shlex.quote(site)
     module = site.partition(":")[0].replace(".", "/")
-    if not _source(ROOT, module) and _source(ROOT / "src", module):
+    if not source(ROOT, module) and source(ROOT / "src", module):
         argument = f"--pythonpath src {argument}"
     texts = {}
     for path in sorted(FILES.rglob("*")):
-        name = str(path.relative_to(FILES))
-        if path.is_dir() or path.suffix == ".pyc" or (name.startswith("bokeh_app/") and apps.paths()):
-            continue
-        texts[name] = path.read_text().replace("SITE", argument)
+        name = path.relative_to(FILES)
+        if not path.is_dir() and path.suffix != ".pyc" and name.parts[0] not in FOR_NEW:
+            texts[str(name)] = path.read_text().replace("SITE", argument)
+    if not apps.paths():
+        first = (FILES / "apps" / "slider" / "main.py").read_text()
+        texts["bokeh_app/hello/main.py"] = first.replace("NAME", "hello")
     return texts
-
-
-def new_app(arguments: list[str]) -> int:
-    """Make a folder in bokeh_app/ with an app to begin with."""
-    parser = argparse.ArgumentParser("bokeh-dyno new-app", description=new_app.__doc__)
-    parser.add_argument("NAME", help="the app's name, which is its URL: letters, digits, `_`, `.` and `-`")
-    name = parser.parse_args(arguments).NAME
-    folder = apps.FOLDER / name
-    exists = os.path.lexists(folder) or name in apps.names()
-    if problem := f"bokeh_app/{name} exists already" if exists else apps.problem_of(name):
-        print(f"error: {problem}", file=sys.stderr)
-        return 1
-    folder.mkdir(parents=True)
-    source = (FILES / "bokeh_app" / "hello" / "main.py").read_text()
-    (folder / "main.py").write_text(source.replace('"hello"', f'"{name}"'))
-    print(f'bokeh_app/{name}/main.py is written; in a page: {{{{ bokeh_app("{name}") }}}}')
-    return 0
 
 
 def find_site(root: Path) -> str:
@@ -137,7 +123,7 @@ def _of_gunicorn(line: str) -> str:
 
 
 def _candidates(root: Path) -> Iterator[str]:
-    for path, tree in _modules(root):
+    for path, tree in modules(root):
         parts = path.relative_to(root).with_suffix("").parts
         module = ".".join(parts[parts[0] == "src" :]).removesuffix(".__init__")
         for node in tree.body:
@@ -155,7 +141,7 @@ def _needs_arguments(function: ast.FunctionDef) -> bool:
     return positional > 0 or None in arguments.kw_defaults
 
 
-def _modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
+def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
     """Yield the Python files of a site that can be imported from its folder or from src/, down to packages in packages."""
     for path in [*root.glob("*.py"), *root.glob("*/*.py"), *root.glob("*/*/*.py")]:
         folders = path.relative_to(root).parts[:-1]
@@ -172,7 +158,7 @@ def _name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _source(root: Path, module: str) -> Path | None:
+def source(root: Path, module: str) -> Path | None:
     return next((path for path in (root / f"{module}.py", root / module / "__init__.py") if path.is_file()), None)
 
 
@@ -187,9 +173,9 @@ def _diff(theirs: bytes | None, ours: str, name: str) -> Iterator[str]:
 def left_to_do(root: Path, site: str) -> list[str]:
     """Return a line for each thing that the person has to do: in their code, in their requirements, in their Procfile."""
     lines = []
-    if not any("BokehApps(" in path.read_text(errors="replace") for path, _ in _modules(root)):
+    if not any("BokehApps(" in path.read_text(errors="replace") for path, _ in modules(root)):
         module = site.partition(":")[0].replace(".", "/")
-        file = _source(root, module) or _source(root / "src", module) or root / f"{module}.py"
+        file = source(root, module) or source(root / "src", module) or root / f"{module}.py"
         add = "`from bokeh_dyno.flask import BokehApps`, `BokehApps(app)`"
         lines.append(f"in {file.relative_to(root)}, where the Flask app is made: {add}")
         name = (apps.names() or ["hello"])[0]
