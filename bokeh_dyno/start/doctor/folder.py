@@ -52,12 +52,12 @@ def _left_to_do() -> list[str]:
     procfile = Path("Procfile.dyno")
     if not procfile.is_file():
         return ["Procfile.dyno is missing: `python3 -m bokeh_dyno init` writes it"]
-    site = re.search(
-        rf"gunicorn\b.*?({init.SITE.pattern})[\"']?\s*$", procfile.read_text(errors="replace"), re.MULTILINE
-    )
+    lines = procfile.read_text(errors="replace").splitlines()
+    named = [line.split()[-1].strip("\"'") for line in lines if "gunicorn" in line]
+    site = next(filter(init.SITE.fullmatch, named), "app:app")
     # said already: the Procfile's, and what this machine has not
     said = {*check.wrong_procfile(Path("Procfile"))}
-    lines = init.left_to_do(ROOT, site[1] if site else "app:app")
+    lines = init.left_to_do(ROOT, site)
     return [line for line in lines if line not in said and " is needed here, too: " not in line]
 
 
