@@ -250,7 +250,7 @@ def test_docker_and_the_dyno_are_of_one_mind_about_its_health(contained: Dyno) -
 
 def test_it_stops_under_load_without_a_loss_and_leaves_nothing(contained: Dyno) -> None:
     load = Load(contained, [0.01, 0.1, 1.0], clients=6).start()
-    time.sleep(2)
+    wait_for("requests", lambda: len(load.requests) > 20)
     stopped = time.monotonic()
     assert contained.stop(signal.SIGTERM) == 0, contained.log()
     assert len(load.stop()) > 20
@@ -336,7 +336,7 @@ def test_the_image_serves_and_stops_under_load(engine: str, scratch: Path, optio
         asked(engine, "exec", name, *health_check())
         began = re.search(r"ready after ([0-9.]+) s", one.log())[1]
         load = Load(one, [0.01, 0.1, 1.0, 3.0], clients=8).start()
-        time.sleep(3)
+        wait_for("requests", lambda: len(load.requests) > 20)
         stopped = time.monotonic()
         asked(engine, "stop", "-t", "40", name)
         assert one.wait() == 0, one.log()
