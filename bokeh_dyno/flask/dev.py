@@ -30,7 +30,9 @@ NO_DYNO = Markup(
 def init_app(app: Flask, prefix: str) -> None:
     """Give `app` the debugger below bin/dev, and in no other dyno, whatever FLASK_DEBUG says; BokehJS without nginx."""
     if errors.is_dev():
-        app.debug = app.jinja_env.auto_reload = True
+        app.debug = True
+        # each template is read anew: Jinja reads a file, then asks when it was written, and keeps for good what was saved between
+        app.jinja_env.cache = None
         app.wsgi_app = _Debugger(app.wsgi_app)  # type: ignore[method-assign]
         got_request_exception.connect(_note, app)
     elif "bokeh_dyno.flask.gunicorn" in sys.modules:
