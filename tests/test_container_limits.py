@@ -17,6 +17,7 @@ from dyno_under_test import ROOT, Dyno
 from bokeh_dyno.shared import container
 from bokeh_dyno.shared.container import LARGE, MIB, Limits
 from bokeh_dyno.shared.settings import SETTINGS, read
+from bokeh_dyno.start.memory import available
 
 MACHINE = (64 << 30, 16)  # what it has, in these tests
 NONE = Limits(None, None)
@@ -215,6 +216,16 @@ def cgroups() -> Iterator[list[Path]]:
     finally:
         for folder in made:
             folder.rmdir()
+
+
+def test_what_is_free_is_what_the_smallest_cgroup_leaves(scratch: Path) -> None:
+    stat = f"inactive_file {10 * MIB}\nactive_file {50 * MIB}"
+    limits(scratch, "0::/system.slice/dyno.service\n", {
+        "memory.max": "max", "memory.current": "1",
+        "system.slice/dyno.service/memory.max": str(100 * MIB), "system.slice/dyno.service/memory.current": str(70 * MIB),
+        "system.slice/dyno.service/memory.stat": stat,
+    })  # fmt: skip
+    assert available(scratch / "fs", scratch / "own") == 40 * MIB
 
 
 def test_real_cgroups_are_found_and_check_says_what_follows(project: Path, cgroups: list[Path]) -> None:

@@ -43,7 +43,7 @@ def limits(environ: Mapping[str, str], cgroups: Path = CGROUPS, own: Path = OWN_
     machine however small, have no limits. CPUs of an affinity are counted, for Kubernetes and --cpuset-cpus limit by it.
     """
     memory, cpus = [], []
-    for folder in _folders(cgroups, own):
+    for folder in folders(cgroups, own):
         # memory.high: from there on the kernel slows a process down until it has given back
         memory += [_whole(_read(folder / name)) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
@@ -130,7 +130,7 @@ SETS = {
 }  # fmt: skip
 
 
-def _folders(cgroups: Path, own: Path) -> Iterator[Path]:
+def folders(cgroups: Path, own: Path) -> Iterator[Path]:
     """Yield the folders of the cgroups that this process is in, from its own up to the root: each of them limits it.
 
     In a container the root is what is mounted there; a path that is not below it is one of the host's.

@@ -9,8 +9,6 @@ import psutil
 from bokeh_dyno.shared import container
 from bokeh_dyno.start.generation import Generation
 
-CGROUPS = Path("/sys/fs/cgroup")
-
 
 def lacks(serving: Generation) -> str:
     """Return in one line why another generation, as large as that one, would not fit; nothing when it would."""
@@ -25,19 +23,16 @@ def lacks(serving: Generation) -> str:
     return ""
 
 
-def available() -> int:
-    """Return the bytes that new processes may take here: of the machine, or of the container when that has less."""
+def available(cgroups: Path = container.CGROUPS, own: Path = container.OWN_CGROUPS) -> int:
+    """Return the bytes that new processes may take here: of the machine, or of a container or unit when that has less."""
     free = psutil.virtual_memory().available
-    for limit, usage, stat in (
-        ("memory.max", "memory.current", "memory.stat"),  # cgroup v2
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
-    ):
-        try:
-            allowed, used = (int((CGROUPS / name).read_text()) for name in (limit, usage))
-            caches = [
-                int(line.split()[1]) for line in (CGROUPS / stat).read_text().splitlines() if "inactive_file" in line
-            ]
-        except (OSError, ValueError):  # another version, or no limit ("max")
-            continue
-        free = min(free, allowed - used + max(caches, default=0))  # files that are only kept may go
+    for folder in container.folders(cgroups, own):
+        for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            try:
+                allowed, used = (int((folder / name).read_text()) for name in (limit, usage))
+                stat = (folder / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):  # another version, or no limit ("max")
+                continue
+            caches = [int(line.split()[1]) for line in stat if "inactive_file" in line]
+            free = min(free, allowed - used + max(caches, default=0))  # files that are only kept may go
     return free
