@@ -57,6 +57,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         tokens      session tokens: made and checked
         balance     which worker a new session goes to
         health      who answers and who does not
+        visitor     who counts as one
         numbers     memory in which processes count, for /metrics
         log         whole lines, and nothing private in them; errors: what bin/dev shows of them; sentry: sends them
         fork        what code leaves behind, which a fork must not share

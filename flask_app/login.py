@@ -16,6 +16,8 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
+from bokeh_dyno.flask import network
+
 APP = "greeter"  # in bokeh_app/; its page is /members
 WRONG = RateLimitItemPerMinute(5)  # passwords of one address, in each of gunicorn's workers
 
@@ -53,12 +55,12 @@ def login() -> ResponseReturnValue:
         return redirect(target, 303)
     if request.method == "GET":
         return render_template("login.html", target=target)
-    wrong = current_app.extensions["wrong_passwords"]
-    if not wrong.test(WRONG, request.remote_addr):
+    wrong, visitor = current_app.extensions["wrong_passwords"], network(request.remote_addr or "")
+    if not wrong.test(WRONG, visitor):
         raise TooManyRequests("These were too many wrong passwords. Please wait a minute.", retry_after=60)
     name, password = request.form.get("name", ""), request.form.get("password", "")
     if not matches(name, password):
-        wrong.hit(WRONG, request.remote_addr)
+        wrong.hit(WRONG, visitor)
         error = current_app.config["DEMO_PASSWORD"] and "This name and password do not belong together."
         return render_template("login.html", target=target, name=name, error=error), 403
     login_user(User(name))

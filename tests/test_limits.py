@@ -358,29 +358,40 @@ def test_300_unread_answers_of_one_visitor_leave_the_app_to_the_others(site: Dyn
     assert found[b"200"] < 100
 
 
-def test_sessions_of_a_visitor_and_of_a_worker_are_limited(project: Path, dyno: MakeDyno) -> None:
+# of one visitor four, and two of others
+ADDRESSES = [
+    ("203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.1", "203.0.113.2", "203.0.113.3"),
+    ("::ffff:203.0.113.1", "203.0.113.1", "::ffff:cb00:7101", "203.0.113.1", "::ffff:203.0.113.2", "203.0.113.3"),
+    ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:a::", "2001:db8::", "2001:db8:0:1::1", "2001:db8:1::1"),
+]
+
+
+@pytest.mark.parametrize("addresses", ADDRESSES, ids=["IPv4", "mapped", "IPv6"])
+def test_sessions_of_a_visitor_and_of_a_worker_are_limited(
+    project: Path, dyno: MakeDyno, addresses: tuple[str, ...]
+) -> None:
+    *same, again, second, third = addresses
     one = dyno(project, {"BOKEH_WORKERS": "1", "VISITOR_SESSIONS": "3", "BOKEH_MAX_SESSIONS": "5"}).start()
     with contextlib.ExitStack() as stack:
 
         def visit(address: str) -> Visitor:
             return stack.enter_context(Visitor(one, address=address))
 
-        opened = [visit("203.0.113.1") for _ in range(3)]
+        opened = [visit(address) for address in same]
         for visitor in opened:
             visitor.message("ACK")
-        assert visit("203.0.113.1").close_code() == 1013  # try again later
-        refused = one.get("/bkapp/counter", X_Forwarded_For="203.0.113.1")
+        assert visit(again).close_code() == 1013  # try again later
+        refused = one.get("/bkapp/counter", X_Forwarded_For=again)
         assert refused.status == 429
         assert refused.headers["retry-after"] == "10"
         assert '<meta http-equiv="refresh"' in refused.text
         for _ in range(2):
-            visit("203.0.113.2").message("ACK")
-        assert visit("203.0.113.3").close_code() == 1013
+            visit(second).message("ACK")
+        assert visit(third).close_code() == 1013
         # whoever is there already may come again; whoever has left makes room
-        again = stack.enter_context(Visitor(one, address="203.0.113.1", token=opened[0].token))
-        again.message("ACK")
+        stack.enter_context(Visitor(one, address=again, token=opened[0].token)).message("ACK")
         opened[1].socket.close()
-        wait_for("room", lambda: _has_room(one, "203.0.113.3"))
+        wait_for("room", lambda: _has_room(one, third))
 
 
 def _has_room(one: Dyno, address: str) -> bool:
@@ -474,12 +485,14 @@ def test_of_bodies_that_do_not_come_a_visitor_has_20(site: Dyno) -> None:
 
 def test_connections_of_a_visitor_are_limited(project: Path, dyno: MakeDyno) -> None:
     one = dyno(project, {"VISITOR_CONNECTIONS": "3"}).start()
-    with contextlib.ExitStack() as stack:
-        for _ in range(3):
-            stack.enter_context(Visitor(one, address="203.0.113.1")).message("ACK")
-        for path, status in (("/echo", 429), ("/bkapp/counter", 429), ("/healthz", 200)):
-            assert one.get(path, X_Forwarded_For="203.0.113.1").status == status, path
-        assert one.get("/echo", X_Forwarded_For="203.0.113.2").status == 200
+    for *same, again, second, third in (ADDRESSES[0], ADDRESSES[2], [f"::ffff:{one}" for one in ADDRESSES[0]]):
+        with contextlib.ExitStack() as stack:
+            for address in same:
+                stack.enter_context(Visitor(one, address=address)).message("ACK")
+            for path, status in (("/echo", 429), ("/bkapp/counter", 429), ("/healthz", 200)):
+                assert one.get(path, X_Forwarded_For=again).status == status, path
+            assert one.get("/echo", X_Forwarded_For=second).status == 200
+            assert one.get("/echo", X_Forwarded_For=third).status == 200
 
 
 # --- other people's code ----------------------------------------------------------------------------------------------
@@ -598,10 +611,16 @@ def test_a_folder_of_others_is_not_taken(scratch: Path, project: Path, dyno: Mak
 
 def test_passwords_cannot_be_tried_without_end(example: Path, dyno: MakeDyno) -> None:
     one = dyno(example, {"DEMO_PASSWORD": secrets.token_hex(8), "WEB_CONCURRENCY": "1"}).start()
-    form = {"Content-Type": "application/x-www-form-urlencoded", "X-Forwarded-For": "203.0.113.1"}
-    found = Counter(one.request("POST", "/login", form, b"name=demo&password=x").status for _ in range(60))
-    assert set(found) == {403, 429}
-    assert found[403] == 5
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def tried(address: str) -> int:
+        return one.request("POST", "/login", {**form, "X-Forwarded-For": address}, b"name=demo&password=x").status
+
+    for address in ("203.0.113.1", "2001:db8::{}"):  # one line's, and all of another's
+        found = Counter(tried(address.format(number)) for number in range(60))
+        assert set(found) == {403, 429}
+        assert found[403] == 5
+    form["X-Forwarded-For"] = "203.0.113.1"
     refused = one.request("POST", "/login", form, b"name=demo&password=x")
     assert "too many wrong passwords" in refused.text
     assert refused.headers["retry-after"] == "60"

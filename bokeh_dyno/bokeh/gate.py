@@ -25,6 +25,7 @@ from bokeh_dyno.bokeh import metrics
 from bokeh_dyno.bokeh.faults import Faults
 from bokeh_dyno.shared import log, tokens
 from bokeh_dyno.shared.settings import Settings
+from bokeh_dyno.shared.visitor import network
 
 OPENING_SECONDS = 1.0  # from the WebSocket to the document
 UNOPENED_SECONDS = 20.0  # from an app's own page to its WebSocket
@@ -65,7 +66,7 @@ class Room:
         self._opened: weakref.WeakSet[ServerSession] = weakref.WeakSet()
 
     async def enter(self, contexts: Mapping[str, ApplicationContext], address: str, of_page: bool) -> None:
-        """Return when a session may be started for the visitor at `address`. Raises FullError when there are too many.
+        """Return when a session may be started for the visitor of a `network`. Raises FullError when there are too many.
 
         Before that, those go that only wait for a page that was lost, the oldest first.
         """
@@ -137,7 +138,7 @@ class Room:
         if session not in self._addresses:
             context = session.document.session_context
             request = context.request if isinstance(context, BokehSessionContext) else None
-            self._addresses[session] = request.remote_ip if request else ""
+            self._addresses[session] = network(request.remote_ip or "") if request else ""
         return self._addresses[session]
 
 
@@ -236,7 +237,7 @@ class Gate(AuthProvider):
             if any(session.id == session_id for session in context.sessions):
                 return
             server: Any = handler.application  # a BokehTornado, which Bokeh 3.9 does not say
-            await self.room.enter(server.applications, handler.request.remote_ip or "", of_page)
+            await self.room.enter(server.applications, network(handler.request.remote_ip or ""), of_page)
         except FullError as error:
             metrics.refused(error.reason)
             raise

@@ -19,6 +19,7 @@ from bokeh_dyno.bokeh.gate import OFF, FullError, Gate
 from bokeh_dyno.bokeh.limits import Limits
 from bokeh_dyno.page import needs
 from bokeh_dyno.shared.log import REQUEST_ID, SESSION, about
+from bokeh_dyno.shared.visitor import network
 
 FRAGMENT = 500  # bytes that a part of a message takes beside its content
 PATIENCE = 20.0  # seconds for a message to arrive, and ...
@@ -52,7 +53,7 @@ class WebSocket(WSHandler):
         self._about = "", ""  # the request and the session, as the log calls them
         self._opened, self._messages = time.monotonic(), 0
         self._closed_with: int | None = None  # by us, and not by the visitor
-        self._address = self.request.remote_ip or ""
+        self._address = network(self.request.remote_ip or "")
         self._began: float | None = None  # when the message that is arriving did
         self._held = 0  # bytes of it, as they are now
         self._size = 0  # bytes of its parts that are whole

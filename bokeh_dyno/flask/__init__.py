@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bokeh_dyno.shared.visitor import network
+
 if TYPE_CHECKING:
     from bokeh_dyno.flask.embed import BokehApps
 
-__all__ = ["BokehApps"]
+__all__ = ["BokehApps", "network"]
 
 
 def __getattr__(name: str) -> type[BokehApps]:
