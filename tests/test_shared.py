@@ -199,6 +199,22 @@ def test_a_redis_that_hangs_stops_nobody(dynos: list[Dyno], redis: RedisServer) 
 
 
 @needs_redis
+def test_a_dyno_stops_though_redis_hangs(dynos: list[Dyno], redis: RedisServer) -> None:
+    one = dynos[2]
+    with Guest(one) as guest:
+        guest.wait_for("No dot is here yet.")
+        redis.pause()
+        try:
+            guest.tap(10, 10)
+            began = time.monotonic()
+            assert one.stop() == 0, one.log()
+            assert time.monotonic() - began < 25  # a platform kills after 30
+        finally:
+            redis.go_on()
+    one.start()
+
+
+@needs_redis
 def test_a_redis_that_dies_is_told_and_the_board_comes_back(
     dynos: list[Dyno], redis: RedisServer, browser, page
 ) -> None:
