@@ -1,6 +1,6 @@
 """Measure this dyno and its peers, all with the same small site, in turns; print tables, write JSON.
 
-A run of everything also writes bench/RESULTS.md and the table of promises in docs/promises.md.
+A run of everything also writes bench/RESULTS.md and the table of promises in docs/promises.md; choice that of README.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from statistics import median
 
 from dyno_under_test import ROOT
 
-from bench import dynos, edits, generations  # noqa: F401 (their parts)
+from bench import choice, dynos, edits, generations  # noqa: F401 (their parts)
 from bench.client import WrongAnswer
 from bench.measures import PARTS
 from bench.peers import PEERS, TITLES
@@ -60,6 +60,9 @@ def main() -> int:
     machine["minutes"] = f"{(time.monotonic() - began) / 60:.1f}"
     everything = [table for several in tables.values() for table in several]
     print(f"{promises(everything)}\n\n{described(machine)}")
+    taken = f"{machine['date'][:10]}, {machine['machine'].split(', ')[0]}"
+    for table in tables.get("choice", []):
+        quote("README.md", "choice", choice.summary(table, taken))
     is_whole = arguments.parts == list(PARTS) and arguments.peers == PEERS
     path = arguments.json or FOLDER / ("results.json" if is_whole else "partial.json")
     parts = {name: [asdict(table) for table in several] for name, several in tables.items()}
@@ -67,7 +70,7 @@ def main() -> int:
     if is_whole:
         report = ["# Figures", HOW, described(machine), promises(everything), *map(markdown, everything)]
         (FOLDER / "RESULTS.md").write_text("\n\n".join(report) + "\n")
-        quote(f"{machine['date'][:10]}, {machine['machine'].split(', ')[0]}:\n\n{promises(everything)}")
+        quote("docs/promises.md", "figures", f"{taken}:\n\n{promises(everything)}")
     return 1 if any(table.failures for table in everything) else 0
 
 
@@ -168,10 +171,10 @@ def promises(tables: list[Table]) -> str:
     return "\n".join(["| promise | limit | measured | |", "|---|---|---|---|", *lines])
 
 
-def quote(text: str) -> None:
-    """Put text between the two marks in docs/promises.md."""
-    page = ROOT / "docs" / "promises.md"
-    between = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", re.DOTALL)
+def quote(name: str, mark: str, text: str) -> None:
+    """Put text between the two marks of a page."""
+    page = ROOT / name
+    between = re.compile(rf"(?<=<!-- {mark} -->\n).*?(?=<!-- /{mark} -->)", re.DOTALL)
     page.write_text(between.sub(lambda _: text + "\n", page.read_text(), count=1))
 
 

@@ -24,9 +24,16 @@ ALIVE = f"""new Promise((resolve) => {{
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Callable[[str], Iterator[tuple[str, dict[str, float]]]]]:
+    """Run a Chromium on a slow line; yield `visits`, which takes a URL."""
+    with on_a_slow_line() as (browser, down):
+        yield functools.partial(visits, browser, down)
+
+
+@contextlib.contextmanager
+def on_a_slow_line() -> Iterator[tuple[object, Direction]]:
     """Run a Chromium without a window on a slow line: the system's, or the one that playwright has installed.
 
-    Yields `visits`, which takes a URL.
+    Yields it, and the line's way down.
     """
     from playwright.sync_api import sync_playwright
 
@@ -38,12 +45,12 @@ def chromium() -> Iterator[Callable[[str], Iterator[tuple[str, dict[str, float]]
             proxy={"server": proxy, "bypass": "<-loopback>"},  # not even for this machine
         )  # fmt: skip
         try:
-            yield functools.partial(visits, browser, down)
+            yield browser, down
         finally:
             browser.close()
 
 
-def _wait_until_idle() -> None:
+def wait_until_idle() -> None:
     """Wait until Chromium rests, for 10 s at most.
 
     For a new tab it loads parts of its own window (chrome://omnibox-popup.top-chrome): 0.65 s of CPU beside the page, which
@@ -77,7 +84,7 @@ def visits(browser, down: Direction, url: str) -> Iterator[tuple[str, dict[str, 
     try:
         for kind in ("cold", "warm"):
             page = context.new_page()
-            _wait_until_idle()
+            wait_until_idle()
             network = context.new_cdp_session(page)
             network.send("Network.enable")
             files, before = [], down.bytes

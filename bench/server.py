@@ -81,6 +81,7 @@ class Server:
         self.runs = self.folder.parent / "runs"
         self._log = self.folder.parent / "log"
         self._started: list[subprocess.Popen] = []
+        self._commands: list[tuple[str, str, dict[str, str]]] = []
         self.began = self._ending = 0.0
         self._urls: Urls | None = None
         self._failed = ""
@@ -101,6 +102,7 @@ class Server:
     def run(self, command: str, venv: str = sys.prefix, **env: str) -> None:
         """Start a process; it inherits a PATH that begins with the venv, and next to nothing else."""
         self.began = self.began or time.monotonic()
+        self._commands.append((command, venv, env))
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         path = os.pathsep.join([f"{venv}/bin", os.environ["PATH"], "/usr/sbin"])
         with self._log.open("ab") as log:
@@ -145,6 +147,23 @@ class Server:
                 if time.monotonic() > self.began + BOOT:
                     raise WrongAnswer(f"{url} does not answer within {BOOT} s: {self.log()[-2000:]}")
         return time.monotonic() - self.began
+
+    def crash(self) -> None:
+        """Kill every process of it at once."""
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            for process in self._started:
+                process.wait()
+
+    def start_again(self) -> None:
+        """Start what was started, after a crash, and wait until all of it answers."""
+        commands, self._commands, self._started = self._commands, [], []
+        self.began = 0.0
+        for command, venv, env in commands:
+            self.run(command, venv, **env)
+        self.wait()
 
     @property
     def main(self) -> int:

@@ -228,6 +228,27 @@ def test_readme_is_short_and_its_picture_small() -> None:
         assert (ROOT / name).stat().st_size <= 250_000
 
 
+def test_the_table_of_what_to_choose_is_what_the_benchmark_writes() -> None:
+    from bench import choice
+    from bench.tables import Table
+
+    table = Table("", "")
+    back = {"alive s": 1.04, "kB": 4123.4, "one port": 1.0, "comes back": 1.0, "values kept": 1.0, "after s": 0.2}
+    table.add("a", back)
+    table.add("b", {**back, "after s": 4.4, "values kept": 0.0, "one port": 0.0})
+    table.add("c", {**back, "comes back": 0.0})
+    table.add("d", back)
+    table.failures["d"] = "502"
+    *head, first, second, third = choice.summary(table, "today").splitlines()
+    assert first == "| a | comes back at once, its values are kept | 1.0 | 4,123 | yes |"
+    assert second == "| b | comes back after 4 s, its values are lost | 1.0 | 4,123 | no |"
+    assert third == "| c | is lost | 1.0 | 4,123 | yes |"
+    text = (ROOT / "README.md").read_text().partition("<!-- choice -->")[2].partition("<!-- /choice -->")[0]
+    assert head[2] in text.splitlines()
+    for name in choice.CHOICES:
+        assert f"| {name.partition(' (')[0]}" in text
+
+
 # --- the site -----------------------------------------------------------------------------------------------------------
 
 
