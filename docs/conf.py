@@ -36,7 +36,8 @@ myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 3  # `#` names of headings, as code hosts make them
 highlight_language = "sh"  # of indented blocks, which are commands: tests/test_docs.py
 html_theme = "furo"
-html_title = f"bokeh-dyno {version}"
+html_title = project
+html_static_path, html_css_files = ["site.css"], ["site.css"]
 html_favicon = "../flask_app/static/favicon.svg"
 suppress_warnings = ["myst.header"]  # bench/RESULTS.md begins its tables one level lower
 html_copy_source = html_show_copyright = html_show_sphinx = False
