@@ -135,6 +135,21 @@ def test_what_a_sentence_names_is_there() -> None:
             assert name in known or (ROOT / name).exists() or list(ROOT.glob(f"{name}.*")), f"{page.name}: {name}"
 
 
+def test_what_is_run_by_its_name_in_a_sentence_is_there() -> None:
+    usage = subprocess.run([sys.executable, "-m", "bokeh_dyno", "--help"], cwd=ROOT, capture_output=True, text=True)
+    commands = re.findall(r"bokeh-dyno ([\w-]+)", usage.stdout)
+    found = []
+    for page in PAGES:
+        for module, name in re.findall(r"`(?:python3? -m ([\w.]+)|bokeh-dyno) ?([a-z-]*)", page.read_text()):
+            found.append(module or name)
+            if module in ("", "bokeh_dyno"):
+                assert name in ("", *commands), f"{page.name}: {name}"
+            else:
+                place = ROOT.joinpath(*module.split("."))
+                assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), f"{page.name}: {module}"
+    assert len(found) > 5
+
+
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     """A copy of the example, a repository as it is cloned; of bin/setup, which has run before any test, nothing is left."""
