@@ -282,7 +282,6 @@ class Loaded(HTMLParser):
 
 def test_the_site_is_built_without_a_warning_and_can_be_searched(page) -> None:
     port = free_port()
-    # nothing is built but here: no other test uses the folder
     server = subprocess.Popen(
         [ROOT / "bin" / "docs", "serve"], env={**os.environ, "PORT": str(port)}, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -297,6 +296,7 @@ def test_the_site_is_built_without_a_warning_and_can_be_searched(page) -> None:
         page.get_by_role("link", name="Operate").first.wait_for()
     finally:
         os.killpg(server.pid, signal.SIGKILL)
+        server.stdout.close()
         server.wait()
     built = sorted((ROOT / "build" / "docs").rglob("*.html"))
     assert len(built) > len(PAGES)
