@@ -2,6 +2,8 @@
 
 The name comes from the session's token, which only the site can sign: see flask_app/login.py. Whoever comes without
 one (the app's own page, opened directly) is told where to log in, and sees nothing else.
+
+Tags: login, signed session
 """
 
 import numpy as np

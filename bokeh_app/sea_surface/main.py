@@ -6,6 +6,12 @@ average is takes several seconds to compute: another process does it, for as lon
 The data: NERACOOS station B01, Western Maine Shelf, 2016-02-15 to 2017-03-22, a reading every half an hour; dataset
 B01_sbe37_all, free to use and redistribute (https://data.neracoos.org/erddap/info/B01_ocean_agg/index.html), the same
 extract as bokeh.sampledata.sea_surface_temperature. The station is run by the University of Maine.
+
+Try: average over a day, then over a month.
+- Drag over a week of the plot to look at it closely; the button with two arrows in a circle leads back.
+- Ask how sure the average is, and move the slider meanwhile: the page stays as quick as it was.
+Tags: time series, long computation, processes
+Source: shown
 """
 
 import asyncio

@@ -3,6 +3,11 @@
 The viewer taps a free place, and there is a dot, of a colour and with a word if they like; a tap on a dot takes it away. What
 the others do is seen as it happens. Where the board is kept, and how the visitors of all workers and dynos see the same
 one: board.py.
+
+Try: open this page in a second window, or on a phone, and put a dot there.
+- Tap a dot to take it away, whoever has put it there.
+Tags: shared state, several visitors
+Source: shown
 """
 
 import html
@@ -28,7 +33,7 @@ source = ColumnDataSource({"x": [], "y": [], "color": [], "word": []})
 # Plot
 plot = figure(
     name="board",
-    title="Tap to put a dot, or to take one away",
+    title="Tap to put or take a dot",
     height=420,
     sizing_mode="stretch_width",
     x_range=(0, WIDTH),

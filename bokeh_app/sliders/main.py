@@ -2,6 +2,12 @@
 
 The viewer moves a slider or types a title, the browser tells the server, the server computes the curve and sends it
 back. The address may say where to begin: /bkapp/sliders?frequency=2&title=Twice%20as%20fast
+
+Try: move a slider, with the mouse or with the arrow keys.
+- Add `?frequency=2&title=Twice%20as%20fast` to the address.
+- Move the sliders, then restart the server: the page comes back by itself, as you left it.
+Tags: sliders, callbacks, arguments
+Source: shown
 """
 
 import numpy as np

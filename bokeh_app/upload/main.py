@@ -1,6 +1,11 @@
 """Your own CSV, up to 10 MB, drawn.
 
 The viewer picks a file and sees its columns of numbers as lines; what cannot be drawn is answered with a sentence.
+
+Try: choose a CSV with a column of dates.
+- Choose a picture, an empty file or a very large one: each gets an answer.
+Tags: file upload, untrusted input
+Source: shown
 """
 
 import asyncio
