@@ -1,12 +1,15 @@
 """The example of a page behind a login: one demo user, and a Bokeh app that learns from the page who is looking.
 
 Its app cannot be had without the login, whatever the URL: it greets nobody but a name that Flask signed into the token.
+Nor does the app that tells how the dyno is tell it to others than who runs it, as far as this site knows.
 """
 
 from __future__ import annotations
 
 import hmac
+import os
 import re
+from ipaddress import ip_address
 
 from flask import Flask, current_app, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -19,6 +22,7 @@ from werkzeug.exceptions import TooManyRequests
 from bokeh_dyno.flask import network
 
 APP = "greeter"  # in bokeh_app/; its page is /members
+INSIDE = {"dyno"}  # in bokeh_app/: apps that show what goes on inside, for those who are logged in or on this machine
 WRONG = RateLimitItemPerMinute(5)  # passwords of one address, in each of gunicorn's workers
 
 
@@ -40,6 +44,31 @@ def init_app(app: Flask) -> None:
     app.add_url_rule("/logout", "logout", logout, methods=["POST"])
     app.add_url_rule("/members", "members", members)
     app.add_url_rule(f"/apps/{APP}", "members_app", lambda: redirect(url_for("members")))
+
+
+def may_see(name: str) -> bool:
+    """Return whether app `name` is for this visitor."""
+    return name not in INSIDE or current_user.is_authenticated or is_local()
+
+
+def visitor(name: str) -> dict[str, object] | None:
+    """Return what app `name`, which this visitor may see, has to know of them."""
+    return {"inside": True} if name in INSIDE else None
+
+
+def is_local() -> bool:
+    """Return whether the visitor is on this very machine.
+
+    Their address is that of the connection, or what a router has said that nginx trusts (FORWARDED_ALLOW_IPS). Where it
+    trusts whoever asks, as on a platform, nobody is local: anybody may say so.
+    """
+    trusted = os.environ.get("FORWARDED_ALLOW_IPS", "").replace(",", " ").split()
+    if {"*", "0.0.0.0/0", "::/0"} & set(trusted):
+        return False
+    try:
+        return ip_address(request.remote_addr or "").is_loopback
+    except ValueError:
+        return False
 
 
 def load_user(name: str) -> User | None:

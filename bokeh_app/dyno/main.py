@@ -1,6 +1,12 @@
 """What this very dyno is doing: CPU, memory and open pages of its processes, live.
 
-The viewer sees two curves that grow every two seconds, and a table of the processes.
+The viewer sees two curves that grow every two seconds, and a table of the processes. Pids and memory are nobody else's
+business: they are shown where the site has signed `visitor={"inside": True}` into the session's token (flask_app/login.py).
+
+Try: open another app in a second window; its worker then has one page more.
+- Where it runs, `kill -USR2 $(cat run/lock)`: for a while there are two generations of every process.
+Tags: streaming, periodic callback, login
+Source: shown
 """
 
 import html
@@ -17,6 +23,10 @@ EVERY = 2000  # ms
 KEPT = 300  # points
 AT_FIRST = 60_000  # ms of the time axis, until there are more points than fit
 
+# whether this visitor may see it; for others the plots are there but not shown, as in the run at boot, which the place on a
+# page has its height from
+inside = curdoc().session_context.token_payload.get("inside") is True
+
 # Data
 source = ColumnDataSource({"time": [], "cpu": [], "memory": []})
 
@@ -32,8 +42,9 @@ for plot, name, color in ((cpu, "cpu", "#1f77b4"), (memory, "memory", "#2a7a4b")
         seconds="%H:%M:%S", minsec="%H:%M:%S", minutes="%H:%M", hourmin="%H:%M"
     )
     plot.min_border_right = 30
-    plot.xaxis.ticker.desired_num_ticks = 4  # there is room for them on a phone
+    plot.xaxis.ticker.desired_num_ticks = 3  # there is room for them on a phone
     plot.y_range.start = 0
+    plot.styles = {} if inside else {"display": "none"}
 
 # Widgets
 processes = Div(name="processes", sizing_mode="stretch_width")
@@ -76,9 +87,11 @@ def update() -> None:
     processes.text = f"<table>{row('th', tuple(name for name, _ in COLUMNS))}{''.join(rows)}</table>"
 
 
-curdoc().add_periodic_callback(update, EVERY)
-
 # Layout
-update()
+if inside:
+    curdoc().add_periodic_callback(update, EVERY)
+    update()
+else:
+    processes.text = 'What goes on inside this dyno is <a href="/apps/dyno">for those who log in</a>.'
 curdoc().title = "Dyno"
 curdoc().add_root(column(cpu, memory, processes, sizing_mode="stretch_width"))
