@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import re
@@ -10,13 +9,13 @@ from pathlib import Path
 
 from bokeh.embed import components
 from bokeh.plotting import figure
-from flask import Flask, abort, current_app, render_template, request, send_from_directory
+from flask import Flask, Response, abort, current_app, render_template, request, send_from_directory
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from flask_app import login
+from flask_app import gallery, login
 
-ICON = "favicon.svg"
+ICON = "favicon.ico"
 DAY = 86400  # seconds
 MAX_NUMBERS = 10_000
 MAX_NUMBER = 1000  # characters in each
@@ -43,36 +42,61 @@ def init_app(app: Flask) -> None:
     app.add_url_rule("/", "index", index)
     app.add_url_rule("/apps/<name>", "app_page", app_page)
     app.add_url_rule("/plot", "plot", plot, methods=["GET", "POST"])
-    app.add_url_rule("/<name>", "page", page)
+    # of whatever method: what is no page is 404, not 405
+    app.add_url_rule("/<name>", "page", page, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    app.add_url_rule("/robots.txt", "robots", robots)
     # browsers ask for it on the apps' own pages, which name no icon
     app.add_url_rule("/favicon.ico", "favicon", lambda: send_from_directory(app.static_folder, ICON, max_age=DAY))
     app.url_defaults(add_version)
     app.register_error_handler(HTTPException, error_page)
-    app.add_template_filter(title)
 
 
 def index() -> ResponseReturnValue:
     """Show a card for each app of bokeh_app/, whatever there is."""
-    names = [name for name in current_app.extensions["bokeh_apps"].names() if name != login.APP]
-    return render_template("index.html", apps={name: sentence(name) for name in names})
+    return render_template("index.html", apps=[gallery.app(name) for name in listed()])
+
+
+def listed() -> list[str]:
+    """Return the names of the apps that this visitor may see, without that of the members' page."""
+    names = current_app.extensions["bokeh_apps"].names()
+    return [name for name in names if name != login.APP and login.may_see(name)]
 
 
 def app_page(name: str) -> ResponseReturnValue:
     """Show app `name`; what follows the `?` of this page reaches it as `session_context.request.arguments`."""
     if name not in current_app.extensions["bokeh_apps"].names():
         abort(404, "There is no app of that name.")
+    if not login.may_see(name):
+        return current_app.login_manager.unauthorized()
     arguments = {key: value for key, value in request.args.items() if not key.startswith("bokeh-")}
     too_long = any(len(text) > MAX_ARGUMENT for pair in arguments.items() for text in pair)
     if too_long or len(arguments) > MAX_ARGUMENTS or len(request.query_string) > MAX_QUERY:
         abort(414, f"A page takes {MAX_ARGUMENTS} arguments of {MAX_ARGUMENT} characters at most.")
-    return render_template("app.html", name=name, sentence=sentence(name), arguments=arguments)
+    names = listed()
+    at = names.index(name)
+    return render_template(
+        "app.html",
+        app=gallery.app(name),
+        arguments=arguments,
+        visitor=login.visitor(name),
+        before=gallery.app(names[at - 1]) if at else None,
+        after=gallery.app(names[at + 1]) if at + 1 < len(names) else None,
+    )
 
 
 def page(name: str) -> ResponseReturnValue:
     """Show templates/pages/NAME.html: what is in that folder is a page, and nothing else has to be touched for it."""
     if name not in {path.stem for path in Path(current_app.root_path, "templates", "pages").glob("*.html")}:
         abort(404)
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(["GET", "HEAD", "OPTIONS"])
     return render_template(f"pages/{name}.html")
+
+
+def robots() -> Response:
+    """Tell crawlers what is not for them: the apps' own pages, each view of which is a session."""
+    prefix = current_app.extensions["bokeh_apps"].url("")
+    return Response(f"User-agent: *\nAllow: {prefix}static/\nDisallow: {prefix}\n", mimetype="text/plain")
 
 
 def plot() -> ResponseReturnValue:
@@ -106,23 +130,6 @@ def add_version(endpoint: str, values: dict[str, object]) -> None:
 def digest(path: Path) -> str:
     """Return a few letters that change with the file, nothing when there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
-
-
-def title(name: str) -> str:
-    """Return an app's name as a title: sea_surface, Sea surface."""
-    words = name.replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-@functools.cache
-def sentence(name: str) -> str:
-    """Return the first line of the docstring of app `name`, or nothing; its code is read, not run."""
-    path = Path(__file__).parent.parent / "bokeh_app" / name / "main.py"
-    try:
-        docstring = ast.get_docstring(ast.parse(path.read_bytes()))
-    except (OSError, SyntaxError, ValueError):
-        return ""
-    return (docstring or "").partition("\n")[0]
 
 
 def numbers(text: str) -> list[float]:

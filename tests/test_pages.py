@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import io
+import json
 import os
 import re
 import secrets
@@ -12,18 +15,23 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.robotparser import RobotFileParser
 
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from conftest import run_for_the_session
 from dyno_under_test import ROOT, Dyno, free_port, installed, is_alive, temporary_folder, token_in, wait_for
+from PIL import Image
 
-from flask_app import create_app
+from bokeh_dyno.shared import apps
+from flask_app import create_app, gallery
 
 FOLDERS = sorted(path.parent.name for path in (ROOT / "bokeh_app").glob("*/main.py"))
 BEHIND_THE_LOGIN = {"greeter"}
+INSIDE = {"dyno"}  # has a page of the site, for those who are logged in or local; its own page is a sentence
 APPS = [name for name in FOLDERS if name not in BEHIND_THE_LOGIN]
 WHERE = ("apps", "bkapp")
+SHOWN = [f"/{where}/{name}" for where in WHERE for name in APPS if where == "apps" or name not in INSIDE]
 ROUTER = """
 daemon off; pid {folder}/pid; error_log stderr; worker_processes 1; {user}
 events {{ worker_connections 512; }}
@@ -110,18 +118,27 @@ def test_the_landing_page_lists_every_app(example_site: Dyno, page) -> None:
     open_page(page, f"{base(example_site)}/")
     links = page.eval_on_selector_all("a[href]", "links => links.map((link) => link.getAttribute('href'))")
     assert {link for link in links if link.startswith("/apps/")} == {f"/apps/{name}" for name in APPS}
-    assert {link for link in links if link.startswith("/bkapp/")} == {f"/bkapp/{name}" for name in APPS}
-    assert {"/plot", "/members"} <= set(links)
+    assert {"/plot", "/pair", "/members"} <= set(links)
 
 
-@pytest.mark.parametrize("where", ["apps", "bkapp"])
-@pytest.mark.parametrize("name", APPS)
-def test_every_app_shows_its_plot(example_site: Dyno, page, name: str, where: str) -> None:
-    open_page(page, f"{base(example_site)}/{where}/{name}")
+@pytest.mark.parametrize("path", SHOWN)
+def test_every_app_shows_its_plot(example_site: Dyno, page, path: str) -> None:
+    open_page(page, f"{base(example_site)}{path}")
     assert_plots_are_drawn(page, 1)
 
 
-@pytest.mark.parametrize("name", APPS)
+def test_two_apps_are_beside_each_other_where_there_is_room(example_site: Dyno, page) -> None:
+    open_page(page, f"{base(example_site)}/pair")
+    assert_plots_are_drawn(page, 2)
+    tops = "() => [...document.querySelectorAll('.sheet')].map((sheet) => sheet.getBoundingClientRect().top)"
+    above, below = page.evaluate(tops)
+    assert above == below
+    page.set_viewport_size({"width": 320, "height": 640})
+    above, below = page.evaluate(tops)
+    assert above + 400 < below
+
+
+@pytest.mark.parametrize("name", [name for name in APPS if name not in INSIDE])
 def test_behind_https_nothing_is_asked_for_over_http(example_behind_https: str, page, name: str) -> None:
     plain = []
     page.on("request", lambda request: request.url.startswith("http:") and plain.append(request.url))
@@ -149,7 +166,7 @@ def test_https_only_and_another_prefix_work_together_in_a_browser(routed_behind_
     assert {address.split(":")[0] for address in addresses if not address.startswith("data:")} == {"https", "wss"}
 
 
-@pytest.mark.parametrize("path", ["/", "/plot", "/login", *(f"/{where}/{name}" for where in WHERE for name in APPS)])
+@pytest.mark.parametrize("path", ["/", "/plot", "/pair", "/login", *SHOWN])
 def test_no_html_behind_https_names_an_http_address_of_the_site(example_site: Dyno, path: str) -> None:
     answer = example_site.request("GET", path, {"Host": "www.example.com", "X-Forwarded-Proto": "https"})
     assert answer.status == 200
@@ -158,19 +175,242 @@ def test_no_html_behind_https_names_an_http_address_of_the_site(example_site: Dy
     assert not re.search(r"ws://|http://(localhost|127\.0\.0\.1)", answer.text)
 
 
-@pytest.mark.parametrize("path", ["/", "/apps/sliders"])
-def test_no_link_leads_to_a_page_that_is_refused(monkeypatch, path: str) -> None:
+@pytest.mark.parametrize(("path", "is_open"), [("/", False), ("/apps/sliders", True), ("/apps/dyno", False)])
+def test_no_link_leads_to_a_page_that_is_refused(monkeypatch, path: str, is_open: bool) -> None:
     monkeypatch.setenv("BOKEH_SECRET_KEY", secrets.token_hex(32))
-    for sessions, linked in (("open", True), ("flask", False)):
+    for sessions, linked in (("open", is_open), ("flask", False)):
         text = create_app({"BOKEH_SESSIONS": sessions}).test_client().get(path).text
         assert ('href="/bkapp/' in text) == linked
 
 
-def test_an_unknown_app_or_page_is_a_404_of_the_site(example_site: Dyno) -> None:
-    for path in ("/apps/nope", "/nope", "/apps/", "/bkapp/nope"):
-        answer = example_site.get(path)
+@pytest.mark.parametrize("path", ["/", "/plot", "/pair", "/login", "/members", "/nope", "/apps/sea_surface"])
+@pytest.mark.parametrize("width", [320, 640, 1280])
+def test_no_page_scrolls_sideways_or_moves_while_it_loads(example_site: Dyno, page, path: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 700})
+    page.add_init_script("""
+        window.moved = []
+        new PerformanceObserver((list) => moved.push(...list.getEntries().map((entry) => entry.value)))
+          .observe({type: "layout-shift", buffered: true})
+    """)
+    page.goto(f"{base(example_site)}{path}", wait_until="networkidle")
+    assert page.evaluate("() => document.documentElement.scrollWidth") == width
+    if path not in ("/pair", "/apps/sea_surface"):  # the place of a plot is the machinery's
+        assert sum(page.evaluate("() => moved")) < 0.02
+    page.complaints[:] = [one for one in page.complaints if "404" not in one or path != "/nope"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_an_unknown_app_or_page_is_a_404_of_the_site(example_site: Dyno, method: str) -> None:
+    for path in ("/nope", *(("/apps/nope", "/apps/", "/bkapp/nope") if method == "GET" else ())):
+        answer = example_site.request(method, path)
         assert answer.status == 404, path
         assert "<nav" in answer.text, path
+
+
+def test_a_page_that_takes_no_form_says_so(example_site: Dyno) -> None:
+    answer = example_site.request("POST", "/pair")
+    assert answer.status == 405
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
+
+
+# --- what is said of an app -------------------------------------------------------------------------------------------
+
+DESCRIBED = """Draws
+what <you> like.
+
+More of it, for those who read the source: nothing of this is shown.
+
+Try: this, over
+  two lines, in `code`.
+- That.
+Tags: one, two words,
+  three
+Source: shown
+"""
+
+
+def test_the_docstring_of_an_app_is_what_the_gallery_says_of_it() -> None:
+    app = gallery.described("my_own", DESCRIBED)
+    assert app == gallery.App(
+        "my_own",
+        "Draws what <you> like.",
+        ("This, over two lines, in `code`.", "That."),
+        ("one", "two words", "three"),
+        True,
+    )
+    assert app.title == "My own"
+    assert gallery.described("bare", "") == gallery.App("bare")
+    assert gallery.described("bare", "One line.\n\nSource: hidden\nTags:\nTry:") == gallery.App("bare", "One line.")
+
+
+@pytest.fixture
+def apps_of(scratch: Path, monkeypatch) -> Path:
+    """An empty folder in the place of bokeh_app/."""
+    monkeypatch.setattr(apps, "FOLDER", scratch)
+    monkeypatch.setenv("BOKEH_SECRET_KEY", secrets.token_hex(32))
+    return scratch
+
+
+def page_of(name: str) -> str:
+    """Return the page of an app."""
+    answer = create_app().test_client().get(f"/apps/{name}")
+    assert answer.status_code == 200
+    return answer.text
+
+
+def test_an_app_of_any_kind_has_a_card_and_a_page(apps_of: Path) -> None:
+    (apps_of / "a_script.py").write_text('"""Is one file."""\nfrom bokeh.io import curdoc\n')
+    cells = [{"cell_type": "markdown", "source": ["# a_notebook\n", "\n", "Is a notebook.\n", "\n", "Tags: cells"]}]
+    (apps_of / "a_notebook.ipynb").write_text(json.dumps({"cells": cells}))
+    (apps_of / "broken").mkdir()
+    (apps_of / "broken" / "main.py").write_text("this is no Python")
+    (apps_of / "broken.ipynb").write_text("[]")
+    (apps_of / "empty").mkdir()
+    (apps_of / "empty" / "main.py").write_text("")
+    text = create_app().test_client().get("/").text
+    for sentence in ("Is one file.", "Is a notebook.", "<li>cells</li>", "Broken", "Empty"):
+        assert sentence in text
+    assert text.count('class="stand-in"') == 5  # in the place of a picture
+    for name in ("a_script", "a_notebook", "broken", "empty"):
+        assert f'data-bokeh-app="/bkapp/{name}"' in page_of(name)
+        assert "<details" not in page_of(name)
+
+
+def test_the_source_of_an_app_is_shown_when_it_says_so(apps_of: Path) -> None:
+    folder = apps_of / "mine"
+    (folder / "parts" / ".hidden").mkdir(parents=True)
+    main = folder / "main.py"
+    main.write_text('"""Mine."""\nSECRET = "s3cret"\n')
+    assert "s3cret" not in page_of("mine")
+    main.write_text('"""Mine.\n\nSource: shown\n"""\nx = "<script>" + \'&amp;\'  # why\n')
+    (folder / "parts" / "curve.js").write_text("const y = 2 // js\n")
+    for name in ("__init__.py", "_private.py", "parts/.hidden/x.py", ".env", "data.csv", "password.txt"):
+        (folder / name).write_text("s3cret")
+    (apps_of / "elsewhere.html").write_text("s3cret")
+    (folder / "link.html").symlink_to(apps_of / "elsewhere.html")
+    text = page_of("mine")
+    assert "s3cret" not in text
+    assert re.findall(r"<summary><code>(.*?)</code> <span>(\d+) lines", text) == [
+        ("main.py", "5"),
+        ("parts/curve.js", "1"),
+    ]
+    assert '<span class="s">&#34;&lt;script&gt;&#34;</span>' in text
+    assert '<span class="c"># why\n</span>' in text or '<span class="c"># why</span>' in text
+    # as it is in the file, but for the colours
+    shown = html.unescape(re.sub(r"<[^>]*>", "", re.search(r"<pre[^>]*>(.*?)</pre>", text, re.DOTALL)[1]))
+    assert shown == main.read_text()
+
+
+def test_from_each_app_there_is_a_way_to_the_one_before_and_after(apps_of: Path) -> None:
+    for name in ("a", "b", "c"):
+        (apps_of / name).mkdir()
+        (apps_of / name / "main.py").write_text('"""One."""')
+    found = {name: re.findall(r'<a rel="(prev|next)" href="/apps/(\w)">', page_of(name)) for name in "abc"}
+    assert found == {"a": [("next", "b")], "b": [("prev", "a"), ("next", "c")], "c": [("prev", "b")]}
+
+
+def test_there_is_a_small_picture_of_every_app_light_and_dark() -> None:
+    names = {path.name for path in gallery.PICTURES.glob("*.webp")}
+    assert names == {f"{name}-{scheme}.webp" for name in (*FOLDERS, "pair", "plot") for scheme in ("light", "dark")}
+    for name in names:
+        assert (gallery.PICTURES / name).stat().st_size <= 25_000, name
+        with Image.open(gallery.PICTURES / name) as picture:
+            assert picture.size == (640, 400), name
+
+
+# --- for those who link to the site -----------------------------------------------------------------------------------
+
+
+def meta(text: str) -> dict[str, str]:
+    """Return what a page says of itself to others."""
+    found = re.findall(r'<meta (?:name|property)="([\w:]+)" content="([^"]*)">', text)
+    return {name: html.unescape(content) for name, content in found}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("path", "picture"), [("/", "preview"), ("/pair", "preview"), ("/apps/sliders", "sliders-light")]
+)
+def test_a_link_to_a_page_can_be_shown_with_a_picture(example_site: Dyno, path: str, picture: str, scheme: str) -> None:
+    headers = {"Host": "www.example.com", "X-Forwarded-Proto": scheme}
+    said = meta(example_site.request("GET", path, headers).text)
+    assert len(said["description"]) > 40
+    assert said["og:description"] == said["description"]
+    assert said["og:title"]
+    address, _, there = said["og:image"].partition("/static/")
+    assert address == f"{scheme}://www.example.com"
+    assert picture in there
+    answer = example_site.get(f"/static/{there}")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/webp")
+
+
+def test_crawlers_are_kept_from_the_apps_own_pages(example_site: Dyno) -> None:
+    answer = example_site.get("/robots.txt")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    robots = RobotFileParser()
+    robots.parse(answer.text.splitlines())
+    for path, is_allowed in (
+        ("/", True),
+        ("/apps/sliders", True),
+        ("/bkapp/sliders", False),
+        ("/bkapp/static/dyno.js", True),
+    ):
+        assert robots.can_fetch("Somebot", f"http://www.example.com{path}") is is_allowed, path
+
+
+def test_the_apps_own_pages_have_the_icon_of_the_site(example_site: Dyno) -> None:
+    answer = example_site.get("/favicon.ico")
+    assert answer.status == 200
+    with Image.open(io.BytesIO(answer.body)) as icon:
+        assert (icon.format, icon.size) == ("ICO", (48, 48))
+    assert len(answer.body) < 6000
+
+
+# --- the app that shows what goes on inside ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def routed_example() -> Iterator[Dyno]:
+    """The example as on a platform, where its router is believed, with somebody who can log in."""
+    yield from run_for_the_session(
+        None, "installed", FORWARDED_ALLOW_IPS="*", DEMO_PASSWORD="pass-word", BOKEH_WORKERS="1"
+    )
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "127.0.0.1", "::1", "127.0.0.1, 203.0.113.7", ""])
+def test_nobody_from_elsewhere_sees_what_goes_on_inside(routed_example: Dyno, address: str) -> None:
+    headers = {"X-Forwarded-For": address, "X-Real-IP": "127.0.0.1", "Forwarded": "for=127.0.0.1", "Host": "localhost"}
+    assert "/apps/dyno" not in routed_example.request("GET", "/", headers).text
+    answer = routed_example.request("GET", "/apps/dyno", headers)
+    assert (answer.status, answer.headers["location"]) == (302, "/login?next=%2Fapps%2Fdyno")
+
+
+def test_an_address_that_only_the_visitor_gives_is_not_believed(example_site: Dyno) -> None:
+    assert "/apps/dyno" in example_site.get("/").text
+    # the router on this machine says that the visitor is elsewhere, whatever the visitor has said
+    for said in ("203.0.113.7", "127.0.0.1, 203.0.113.7"):
+        headers = {"X-Forwarded-For": said, "X-Real-IP": "127.0.0.1", "Forwarded": "for=127.0.0.1"}
+        assert "/apps/dyno" not in example_site.request("GET", "/", headers).text
+        assert example_site.request("GET", "/apps/dyno", headers).status == 302
+
+
+def test_who_is_logged_in_sees_what_goes_on_inside(routed_example: Dyno, page) -> None:
+    page.goto(f"{base(routed_example)}/apps/dyno")
+    page.get_by_label("Name").fill("demo")
+    page.get_by_label("Password").fill("pass-word")
+    page.locator("main button").click()
+    page.wait_for_url("**/apps/dyno")
+    assert_plots_are_drawn(page, 2)
+    page.get_by_role("cell", name="bokeh master").wait_for()
+
+
+def test_the_own_page_of_what_goes_on_inside_is_a_sentence(example_site: Dyno, page) -> None:
+    for query in ("", "?inside=True", "?inside=1&visitor=%7B%22inside%22%3A+true%7D"):
+        open_page(page, f"{base(example_site)}/bkapp/dyno{query}")
+        page.get_by_text("for those who log in").wait_for()
+        assert page.get_by_role("cell").count() == 0
+        assert all(values == [] for source in source_values(page) for _, values in source)
+        assert page.locator("canvas").first.is_hidden()
 
 
 @pytest.mark.parametrize("host", ["x" * 64, ".example.com"])
