@@ -119,6 +119,9 @@ def test_the_landing_page_lists_every_app(example_site: Dyno, page) -> None:
     links = page.eval_on_selector_all("a[href]", "links => links.map((link) => link.getAttribute('href'))")
     assert {link for link in links if link.startswith("/apps/")} == {f"/apps/{name}" for name in APPS}
     assert {"/plot", "/pair", "/members"} <= set(links)
+    shapes = page.eval_on_selector_all(".cards img", "all => all.map((one) => one.offsetWidth / one.offsetHeight)")
+    assert len(shapes) == len(APPS) + 3
+    assert all(1.55 < shape < 1.65 for shape in shapes)
 
 
 @pytest.mark.parametrize("path", SHOWN)
@@ -183,7 +186,7 @@ def test_no_link_leads_to_a_page_that_is_refused(monkeypatch, path: str, is_open
         assert ('href="/bkapp/' in text) == linked
 
 
-@pytest.mark.parametrize("path", ["/", "/plot", "/pair", "/login", "/members", "/nope", "/apps/sea_surface"])
+@pytest.mark.parametrize("path", ["/", "/plot", "/pair", "/login", "/nope", "/apps/sea_surface", "/apps/dyno"])
 @pytest.mark.parametrize("width", [320, 640, 1280])
 def test_no_page_scrolls_sideways_or_moves_while_it_loads(example_site: Dyno, page, path: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 700})
@@ -194,7 +197,7 @@ def test_no_page_scrolls_sideways_or_moves_while_it_loads(example_site: Dyno, pa
     """)
     page.goto(f"{base(example_site)}{path}", wait_until="networkidle")
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
-    if path not in ("/pair", "/apps/sea_surface"):  # the place of a plot is the machinery's
+    if path != "/pair" and not path.startswith("/apps/"):  # the place of a plot is the machinery's
         assert sum(page.evaluate("() => moved")) < 0.02
     page.complaints[:] = [one for one in page.complaints if "404" not in one or path != "/nope"]
 
@@ -267,10 +270,14 @@ def test_an_app_of_any_kind_has_a_card_and_a_page(apps_of: Path) -> None:
     (apps_of / "broken.ipynb").write_text("[]")
     (apps_of / "empty").mkdir()
     (apps_of / "empty" / "main.py").write_text("")
-    text = create_app().test_client().get("/").text
+    client = create_app().test_client()
+    text = client.get("/").text
     for sentence in ("Is one file.", "Is a notebook.", "<li>cells</li>", "Broken", "Empty"):
         assert sentence in text
-    assert text.count('class="stand-in"') == 5  # in the place of a picture
+    stand_ins = re.findall(r'class="stand-in" src="([^"]*)"', text)
+    assert len(stand_ins) == 5
+    with client.get(stand_ins[0]) as picture:
+        assert picture.mimetype == "image/svg+xml"
     for name in ("a_script", "a_notebook", "broken", "empty"):
         assert f'data-bokeh-app="/bkapp/{name}"' in page_of(name)
         assert "<details" not in page_of(name)
