@@ -162,9 +162,9 @@ def draw(values: list[float]) -> figure:
         y_axis_label="value",
     )
     x = list(range(1, len(values) + 1))
-    drawing.line(x, values, line_width=2, color="#2b6cb0")
+    drawing.line(x, values, line_width=2, color="#3b82c4")
     if len(values) <= 200:
-        drawing.scatter(x, values, size=7, color="#2b6cb0")
+        drawing.scatter(x, values, size=7, color="#3b82c4")
     return drawing
 
 

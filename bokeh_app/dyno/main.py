@@ -35,7 +35,7 @@ span = Range1d()
 look = {"x_axis_type": "datetime", "height": 200, "sizing_mode": "stretch_width", "tools": "", "toolbar_location": None}
 cpu = figure(y_axis_label="CPU (% of a core)", x_range=span, **look)
 memory = figure(y_axis_label="memory (MB)", x_axis_label="time (UTC)", x_range=span, **look)
-for plot, name, color in ((cpu, "cpu", "#1f77b4"), (memory, "memory", "#2a7a4b")):
+for plot, name, color in ((cpu, "cpu", "#3b82c4"), (memory, "memory", "#3a9a63")):
     plot.line("time", name, source=source, line_width=2, color=color)
     plot.scatter("time", name, source=source, size=3, color=color)  # a line has two points, and at first there is one
     plot.xaxis.formatter = DatetimeTickFormatter(

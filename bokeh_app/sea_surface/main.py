@@ -44,7 +44,7 @@ plot = figure(
     tools="xpan,xwheel_zoom,xbox_zoom,reset,save",
     toolbar_location="above",
 )
-plot.line("time", "reading", source=source, line_alpha=0.35, legend_label="reading")
+plot.line("time", "reading", source=source, line_alpha=0.5, legend_label="reading")
 plot.varea("time", "low", "high", source=band, fill_alpha=0.7, fill_color="#f0a030")
 line = plot.line("time", "average", source=source, line_width=2, legend_label="average")
 plot.add_tools(

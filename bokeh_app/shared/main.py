@@ -40,15 +40,12 @@ plot = figure(
     y_range=(0, HEIGHT),
     tools="",
     toolbar_location=None,
-    background_fill_color="#f6f3ec",
-    outline_line_color="#d8d2c4",
 )
 plot.axis.visible = False
-plot.grid.grid_line_color = "#e6e0d3"
-plot.scatter("x", "y", source=source, size=18, color="color", line_color="white", line_width=2)
+plot.scatter("x", "y", source=source, size=18, color="color", line_width=0)
 plot.text(
     "x", "y", "word", source=source, y_offset=-13, text_align="center", text_baseline="bottom",
-    text_font_size="13px", text_color="#3b3a36",
+    text_font_size="13px",
 )  # fmt: skip
 
 # Widgets
