@@ -50,8 +50,9 @@ plot.text(
 
 # Widgets
 colors = RadioButtonGroup(
-    labels=list(COLORS), active=random.randrange(len(COLORS)), name="colors", sizing_mode="stretch_width"
-)
+    labels=list(COLORS), active=random.randrange(len(COLORS)), name="colors", sizing_mode="stretch_width",
+    stylesheets=[".bk-btn { padding-inline: 2px }"],  # there is room for them on a phone
+)  # fmt: skip
 word = TextInput(placeholder="a word to go with it", max_length=MAX_WORD, name="word", sizing_mode="stretch_width")
 message = Div(name="message", sizing_mode="stretch_width", styles={"min-height": "1.5em"})
 
