@@ -526,11 +526,11 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(example_site: Dyno, 
         assert example_site.get("/bkapp/sliders").status == 200
     wait_for("more progress", lambda: percent() > first)
     cancel.click()
-    page.get_by_text("Cancelled.").wait_for()
+    page.locator(".sheet").get_by_text("Cancelled.").wait_for()
     wait_for("the end of the process", lambda: not is_alive(process))
     assert band() == []
     begin.click()
-    page.get_by_text("it is in the orange band").wait_for(timeout=120_000)
+    page.locator(".sheet").get_by_text("it is in the orange band").wait_for(timeout=120_000)
     assert len(band()) > 500
     assert not example_site.find(r"sea_surface\.band")
     turn_slider(page, 3)

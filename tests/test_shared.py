@@ -224,17 +224,17 @@ def test_a_redis_that_dies_is_told_and_the_board_comes_back(
         for one, dyno in zip(pages, dynos, strict=False):
             one.goto(f"http://127.0.0.1:{dyno.port}/apps/shared")
             assert_plots_are_drawn(one, 1)
-            one.get_by_text("No dot is here yet.").wait_for()
+            one.locator(".sheet").get_by_text("No dot is here yet.").wait_for()
         other.locator("input[type=text]").fill("from a phone")
         other.keyboard.press("Tab")
         box = other.locator(".bk-events").bounding_box()
         other.mouse.click(box["x"] + 150, box["y"] + 200)
         for one in pages:
-            one.get_by_text("1 of 60 dots.").wait_for()
+            one.locator(".sheet").get_by_text("1 of 60 dots.").wait_for()
             wait_for("the word", lambda one=one: words(one) == ["from a phone"])
         redis.kill()
         for one in pages:
-            one.get_by_text(board.LOST).wait_for()
+            one.locator(".sheet").get_by_text(board.LOST).wait_for()
         box = page.locator(".bk-events").bounding_box()
         page.mouse.click(box["x"] + 100, box["y"] + 100)
         page.wait_for_timeout(300)
@@ -242,7 +242,7 @@ def test_a_redis_that_dies_is_told_and_the_board_comes_back(
         redis.start()
         redis.client.rpush(board.KEY, json.dumps([50, 30, "blue", "what is there now"]))
         for one in pages:
-            one.get_by_text("1 of 60 dots.").wait_for()
+            one.locator(".sheet").get_by_text("1 of 60 dots.").wait_for()
             assert words(one) == ["what is there now"]
         # a session that is lost, too, is replaced by one that shows the present board
         dynos[0].bokeh_workers()[0].kill()
