@@ -47,7 +47,7 @@ for plot, name, color in ((cpu, "cpu", "#3b82c4"), (memory, "memory", "#3a9a63")
     plot.styles = {} if inside else {"display": "none"}
 
 # Widgets
-processes = Div(name="processes", sizing_mode="stretch_width")
+processes = Div(name="processes", min_height=290, sizing_mode="stretch_width")  # what is below it stays where it is
 CELL = "style='padding: 2px 10px 2px 0; white-space: nowrap; text-align: {}'"
 COLUMNS = (
     ("process", "left"),
