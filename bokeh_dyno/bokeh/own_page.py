@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +12,32 @@ from bokeh.core.has_props import HasProps
 from bokeh.core.templates import FILE
 from bokeh.core.templates import get_env as bokeh_templates
 from bokeh.document import Document
+from bokeh.document.document import DEFAULT_TITLE
 from bokeh.embed.bundle import Bundle
 from jinja2 import Environment, Template
 
 from bokeh_dyno.bokeh import gate
 from bokeh_dyno.page import needs, policy, static
-from bokeh_dyno.shared import private
+from bokeh_dyno.shared import apps, private
 from bokeh_dyno.shared.settings import Settings
+
+# What an own page is that has no template: Bokeh's, for whoever reads it with other than two eyes at a desk
+DEFAULT = """
+{% block postamble %}
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <style>
+      main { display: flow-root; height: 100%; }
+      .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+    </style>
+{% endblock %}
+{% block contents %}
+  <main>
+    <h1 class="unseen">{{ title | e }}</h1>
+    <noscript><p>This plot needs JavaScript.</p></noscript>
+    {{ super() }}
+  </main>
+{% endblock %}
+"""
 
 
 class _Page(Template):
@@ -74,9 +94,11 @@ class PageScript(Handler):
 
     def modify_document(self, doc: Document) -> None:
         this = weakref.ref(doc)  # a reference to it from itself would keep it until the garbage collector comes
+        if doc.title == DEFAULT_TITLE:
+            doc.title = apps.title(self._name)
         page = doc.template or FILE
-        if isinstance(page, str):  # blocks of a page, as Bokeh takes them
-            page = bokeh_templates().from_string("{% extends base %}\n" + page)
+        if isinstance(page, str) or page is FILE:
+            page = _with_blocks(page if isinstance(page, str) else DEFAULT)
         doc.template_variables.update(
             self._variables,
             needs=lambda: self._needs(this()),
@@ -92,6 +114,12 @@ class PageScript(Handler):
     def _policy(self, doc: Document | None, fresh: str) -> Mapping[str, str]:
         further = needs.sources_of_app(self._values.run_dir, self._name) + needs.sources(doc.models if doc else [])
         return policy.headers(self._values, fresh, further, of_app=True)
+
+
+@functools.lru_cache
+def _with_blocks(blocks: str) -> Template:
+    """Return Bokeh's page with these blocks, as a document's template may be text."""
+    return bokeh_templates().from_string("{% extends base %}\n" + blocks)
 
 
 def _bundle_of_page(_objects: object, _resources: object) -> Bundle:

@@ -41,6 +41,12 @@ def name(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
+def title(app: str) -> str:
+    """Return the name of an app as a title: sea_surface, Sea surface."""
+    words = app.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
 def main(path: Path) -> Path:
     """Return the file of an app that is run for every visitor."""
     return next((path / file for file in MAINS if (path / file).is_file()), path)
