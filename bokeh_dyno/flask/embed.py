@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+PLACE = (
+    '<div role="group" aria-label="{}" data-bokeh-alt="{}" data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>'
+)
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
 
@@ -98,6 +101,7 @@ class BokehApps:
         name: str,
         arguments: Mapping[str, str] | None = None,
         visitor: Mapping[str, object] | None = None,
+        alt: str = "",
     ) -> Markup:
         """Return the HTML that shows app `name` on this page; any number of them, the same one twice included.
 
@@ -108,6 +112,7 @@ class BokehApps:
         a page with an app is not stored by browsers and proxies. Raises LookupError when there is no app of that name
         (ask `names` first when it comes from the visitor), ValueError when visitor uses a name of Bokeh's own or both
         together are too long for a header (24,000 bytes), TypeError when visitor is not JSON or an argument not text.
+        alt is what the plot shows, in words, for those who do not see it; docs/accessibility.md has what is said without.
 
         The idea: a session id given to the page in advance leads its WebSocket to one worker, whatever the number;
         https://docs.bokeh.org/en/latest/docs/user_guide/server/server_embed.html has the other ways.
@@ -119,12 +124,9 @@ class BokehApps:
         listed = {key: [value] for key, value in (arguments or {}).items()}
         token = self._mint(name, listed, visitor, self._renews(name))
         needed, later = self._needs(name)
-        return Markup('{}<div data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>').format(
-            self._tags(needed, static.page_script_tag(self._prefix, self._settings.max_upload_mb)),
-            self.url(name),
-            token,
-            json.dumps(later),
-        )
+        script = static.page_script_tag(self._prefix, self._settings.max_upload_mb)
+        place = Markup(PLACE).format(apps.title(name), alt, self.url(name), token, json.dumps(later))
+        return self._tags(needed, script) + place
 
     def _mint(
         self,

@@ -18,7 +18,7 @@ from bokeh_dyno.shared import private
 from bokeh_dyno.shared.settings import ROOT
 
 CACHE = ROOT / ".static"
-PAGE_MODULES = ("scripts", "values", "connection", "page")  # .js, beside this file; each imports from those before it
+PAGE_MODULES = ("scripts", "values", "connection", "reading", "page")  # .js, beside this file; each imports from those before it
 PAGE_SCRIPT_NAME = "dyno.js"  # among the files: all of them as one
 # brotli's quality: BokehJS is a fifth smaller than with gzip and takes 10 s of CPU, or a tenth smaller and 0.2 s
 BEST, QUICK = 11, 5

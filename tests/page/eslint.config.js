@@ -2,12 +2,12 @@ import js from "@eslint/js"
 
 // What the modules use of the browser, and no more: whatever else stands in none of them is a mistake
 const BROWSER = [
-  "AbortController", "AbortSignal", "Blob", "Bokeh", "DOMParser", "Event", "MessageChannel", "MutationObserver", "URL",
-  "WebSocket", "addEventListener", "clearTimeout", "console", "document", "fetch", "location", "setTimeout", "window",
+  "AbortController", "AbortSignal", "Blob", "Bokeh", "CSSStyleSheet", "DOMParser", "Event", "KeyboardEvent", "MessageChannel",
+  "MutationObserver", "URL", "WebSocket", "addEventListener", "clearTimeout", "console", "document", "fetch", "location", "setTimeout", "window",
 ]
 // dev.js is a script of its own
 const OF_DEV = [
-  "CSS", "CSSStyleSheet", "EventSource", "ResizeObserver", "atob", "performance", "scrollTo", "scrollX", "scrollY",
+  "CSS", "EventSource", "ResizeObserver", "atob", "performance", "scrollTo", "scrollX", "scrollY",
   "sessionStorage",
 ]
 

@@ -13,7 +13,8 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{{ title }}</title><link rel="icon" href="data:,"></head>
-<body><h1>{{ title }}</h1>{% for name in names %}{{ bokeh_app(name, arguments=request.args) }}{% endfor %}</body>
+<body><h1>{{ title }}</h1>
+{% for name in names %}{{ bokeh_app(name, arguments=request.args, alt=request.args.alt or "") }}{% endfor %}</body>
 </html>
 """
 DRAWN = """<!doctype html>
