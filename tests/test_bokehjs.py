@@ -71,6 +71,8 @@ def test_nothing_is_asked_for_between_the_page_and_the_websocket_but_its_scripts
     assert_plots_are_drawn(page, 1)
     files = [re.sub(r".*:\d+|(?<=/static/)[0-9a-f]{16}/", "", url) for url in asked]
     js = "/bkapp/static/js"
+    if files[4:] == ["/bkapp/static/reading.js"]:  # once the plot is there
+        files.pop()
     assert files == ["/with/counter", "/bkapp/static/dyno.js", f"{js}/bokeh.min.js", f"{js}/bokeh-widgets.min.js"]
 
 

@@ -42,14 +42,16 @@ def is_a_script(code: bytes) -> bool:
 
 def test_the_modules_are_one_script_without_what_is_for_their_readers(folder: Path) -> None:
     # dev.js is for bin/dev alone
-    assert sorted(path.stem for path in FOLDER.glob("*.js")) == sorted([*static.PAGE_MODULES, "dev"])
-    script = static.page_script()
-    assert static.page_script(folder) == script
-    assert is_a_script(script)
-    lines = script.decode().splitlines()
-    assert lines[:2] == ["(() => {", '"use strict"']
-    assert lines[-1] == "})()"
-    assert not [line for line in lines if line.startswith(("import", "export", "/", "*", " ")) or not line]
+    modules = [module for of_script in static.SCRIPTS.values() for module in of_script]
+    assert sorted(path.stem for path in FOLDER.glob("*.js")) == sorted([*modules, "dev"])
+    assert static.page_script(folder) == static.page_script()
+    for name in static.SCRIPTS:
+        script = static.page_script(name=name)
+        assert is_a_script(script)
+        lines = script.decode().splitlines()
+        assert lines[:2] == ["(() => {", '"use strict"']
+        assert lines[-1] == "})()"
+        assert not [line for line in lines if line.startswith(("import", "export", "/", "*", " ")) or not line]
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def publish(site: Flask) -> None:
 
 def _static(name: str) -> Response:
     name = re.sub(r"^[0-9a-f]{16}/", "", name)
-    if name == static.PAGE_SCRIPT_NAME:
-        return Response(static.page_script(), mimetype="text/javascript")
+    if name in static.SCRIPTS:
+        return Response(static.page_script(name=name), mimetype="text/javascript")
     return send_from_directory(static.source(), name)
 
 

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-PLACE = (
-    '<div role="group" aria-label="{}" data-bokeh-alt="{}" data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>'
-)
+PLACE = '<div role="group" aria-label="{}"{} data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>'
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
 
@@ -125,7 +123,8 @@ class BokehApps:
         token = self._mint(name, listed, visitor, self._renews(name))
         needed, later = self._needs(name)
         script = static.page_script_tag(self._prefix, self._settings.max_upload_mb)
-        place = Markup(PLACE).format(apps.title(name), alt, self.url(name), token, json.dumps(later))
+        said = _attributes({"data-bokeh-alt": alt} if alt else {})
+        place = Markup(PLACE).format(apps.title(name), said, self.url(name), token, json.dumps(later))
         return self._tags(needed, script) + place
 
     def _mint(

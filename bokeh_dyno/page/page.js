@@ -26,8 +26,7 @@
 //   the provider of MathJax                                     formulas that come later
 import {BUSY_DELAY, GIVE_UP, RESTART, TOO_BIG, TRY_AGAIN, delay} from "./connection.js"
 import {open_socket, settle, sleep_or_wake, with_socket} from "./connection.js"
-import {MAX_UPLOAD, address, deferred, load, loading, page_scripts, page_url} from "./scripts.js"
-import {Reader, read_static} from "./reading.js"
+import {MAX_UPLOAD, address, deferred, load, load_reading, loading, page_scripts, page_url} from "./scripts.js"
 import {INPUTS, MAX_LOSSES, as_json, enter, entered, loss_keys, widgets} from "./values.js"
 
 const NOTICE_AFTER = 1000 // ms without a word: most interruptions are shorter
@@ -102,7 +101,6 @@ class App {
     this.view = null // the view that there is, and its WebSocket
     /** @type {Map<string, Record<string, string>> | null} */
     this.initial = null // what the widgets held when the page was opened: what differs is the visitor's
-    this.reader = new Reader(this)
     this.own_page = element.tagName == "SCRIPT" // of the app, whose template has the places of the roots
     try {
       this.connection = this.open_socket() // while the browser still reads BokehJS, the server runs the app
@@ -268,7 +266,6 @@ class App {
     })
     doc.on_message("dyno-failed", () => this.failed())
     this.initial ??= new Map([...widgets(doc)].map(([key, model]) => [key, as_json(entered(model))]))
-    this.reader.follow(doc)
     if (!view.lost) view.stable = setTimeout(() => this.failures = this.show_failures = 0, STABLE_AFTER)
     return view
   }
@@ -572,6 +569,7 @@ const start = () => {
     if (!whole) for (const script of document.scripts) page_scripts.add(script.src)
     whole = true
   })
+  void loaded.then(load_reading)
 
   /** @type {Set<App>} */
   const apps = new Set()
@@ -596,7 +594,6 @@ const start = () => {
       apps.delete(app)
     }
     find_apps()
-    read_static((place) => [...apps].some((app) => app.own_page || app.element.contains(place)))
   }).observe(document, {childList: true, subtree: true})
 }
 

@@ -1,9 +1,10 @@
-// What screen readers and the keyboard get of a document: names and roles where BokehJS gives none, and the data of its
-// plots as tables. It goes by the elements of BokehJS 3.9 and 3.10, as tests/test_reading.py has all of them; what one has
-// renamed is as it would be without this. What the app says itself, figure(html_attributes={"aria-label": …}), stands.
+// What screen readers and the keyboard get of documents: names and roles where BokehJS gives none, and the data of plots as
+// tables. A script of its own, reading.js, that page.js loads when there is something to read. It goes by the elements of
+// BokehJS 3.9 and 3.10; what of them has another name one day is as it would be without this (tests/test_reading.py has
+// them all). What an app says itself, html_attributes={"aria-label": …} of any of its models, stands.
 
 const MOST_ROWS = 200
-const AFTER = 100 // ms that changes of a document are collected for
+const AFTER = 200 // ms that changes of a document are collected for
 
 /** @type {(el: Element, name: string, value: any) => void} */
 const set = (el, name, value) => {
@@ -73,7 +74,7 @@ const name_parts = (root) => {
   })
   each("button", (button) => {
     const {classList} = button
-    if (button.innerText.trim() == "") {
+    if (button.textContent.trim() == "") {
       call(button, (/-(up|down)$/.exec(button.className)?.[1].replace("up", "Increase ").replace("down", "Decrease ") ?? "") + name)
     }
     if (classList.contains("bk-btn") && /Toggle|Group/.test(type)) set(button, "aria-pressed", active(button))
@@ -249,22 +250,24 @@ const STYLE = [
   "{position:absolute;z-index:1;color:var(--plot-text,CanvasText);font:14px/20px var(--plot-font,system-ui,sans-serif)}",
   ":where(:not(:focus-within,.open)){width:1px;height:1px;margin-top:-1px;overflow:hidden;clip-path:inset(50%)}",
   ":where(.open){position:static;margin-top:12px}",
-  " :where(button,div){border:1px solid;border-radius:4px;color:inherit;background:var(--plot-ground,Canvas)}",
+  " :where(button,div){border:1px solid var(--plot-line,#888);border-radius:4px;color:inherit;background:var(--plot-ground,Canvas)}",
   " button{padding:4px 12px;font:inherit;font-weight:400;white-space:nowrap;cursor:pointer}",
-  " div{max-height:60vh;margin-top:8px;overflow:auto}",
-  " table{margin:12px;border-collapse:collapse}",
+  " div{width:fit-content;max-width:100%;max-height:60vh;margin-top:8px;overflow:auto;box-sizing:border-box}",
+  " table{min-width:36ch;margin:12px;border-collapse:collapse}",
   " caption{padding-bottom:4px;text-align:start;font-weight:600}",
   " :where(td,th){padding:2px 24px 2px 0;text-align:start;font-variant-numeric:tabular-nums}",
 ].map((rule) => `:where(.bokeh-data)${rule}`).join("")
 const sheet = new CSSStyleSheet()
 
-// Keeps an app readable: whatever its document becomes is named, and its data are a table that the visitor may open.
-export class Reader {
-  // app: of page.js, or what has its `view` and `element`
-  /** @param {{view: any, element: HTMLElement}} app */
-  constructor(app) {
-    this.app = app
+
+// Keeps the documents of a place readable: whatever they become is named, and their data are a table for whoever opens it.
+class Reader {
+  /** @param {HTMLElement} element of an app, or the script of its own page, or around a static plot */
+  constructor(element) {
+    this.element = element
     this.open = false
+    /** @type {Set<Doc>} */
+    this.docs = new Set()
     /** @type {number | undefined} */
     this.timer = undefined
     this.observed = new WeakSet()
@@ -274,9 +277,9 @@ export class Reader {
     })
   }
 
-  // Read a document that the app shows from now on.
   /** @param {Doc} doc */
   follow(doc) {
+    this.docs.add(doc)
     doc.on_change(({model}) => {
       if (this.open || model?.type != "ColumnDataSource") this.soon()
     })
@@ -287,14 +290,19 @@ export class Reader {
     this.timer ??= setTimeout(() => this.read(), AFTER)
   }
 
+  // Read the documents that there are: two, while one takes the place of another.
   read() {
     this.timer = undefined
-    if (this.app.view == null) return
+    for (const doc of this.docs) if (!Bokeh.documents.includes(doc)) this.docs.delete(doc)
     try {
-      const {doc, places} = this.app.view
-      for (const place of places) this.walk(place)
-      this.show_plots(doc)
-      this.show_data(doc, places)
+      let last
+      for (const doc of this.docs) {
+        const places = places_of(doc)
+        for (const place of places) this.walk(place)
+        this.name_plots(doc)
+        if (places.length > 0) last = {doc, places}
+      }
+      if (last != null) this.show_data(last.doc, last.places)
     } catch (error) { // the plot is there all the same
       console.error("bokeh-dyno: a screen reader finds less than it could:", error)
     }
@@ -316,48 +324,46 @@ export class Reader {
   said(plot, count) {
     const attributes = plot.html_attributes ?? {}
     const of_plot = attributes.get?.("aria-label") ?? attributes["aria-label"]
-    return of_plot ?? (count == 1 && this.app.element.dataset.bokehAlt || "")
+    return of_plot ?? (count == 1 && this.element.dataset.bokehAlt || "")
   }
 
   // A plot is a picture with a name. What can have the focus lies over it, with its toolbar inside: that is no picture.
   /** @param {Doc} doc */
-  show_plots(doc) {
+  name_plots(doc) {
     const plots = models(doc).filter(is_plot)
     for (const plot of plots) {
       const el = doc.views_manager.find_one(plot)?.el
-      const [canvas, ...others] = el?.shadowRoot?.querySelector(".bk-Canvas")?.shadowRoot?.querySelectorAll("canvas, .bk-events") ?? []
-      if (canvas == null) continue
-      set(el, "aria-label", null)
-      set(canvas, "role", "img")
-      set(canvas, "aria-label", name_of(plot, this.said(plot, plots.length)) || this.called())
-      for (const other of others) {
-        if (other.tagName == "CANVAS") {
-          set(other, "aria-hidden", true)
+      const parts = el?.shadowRoot?.querySelector(".bk-Canvas")?.shadowRoot?.querySelectorAll("canvas, .bk-events") ?? []
+      for (const [number, part] of parts.entries()) {
+        if (number == 0) {
+          set(el, "aria-label", null)
+          part.role = "img"
+          set(part, "aria-label", name_of(plot, this.said(plot, plots.length)) || this.called())
+        } else if (part.tagName == "CANVAS") {
+          set(part, "aria-hidden", true)
         } else {
-          set(other, "role", "group")
-          set(other, "aria-label", "Plot")
+          part.role = "group"
+          set(part, "aria-label", "Plot")
         }
       }
     }
   }
 
   called() {
-    return this.app.element.getAttribute("aria-label") || document.title
+    return this.element.getAttribute("aria-label") || document.title
   }
 
   // The button behind the plots, and behind that the table while it is open
   /** @param {Doc} doc @param {HTMLElement[]} places */
   show_data(doc, places) {
     const shown = models(doc).filter((model) => is_plot(model) || model.columns != null && model.source != null)
-    if (this.data == null && shown.length > 0) {
-      this.make_data()
-      places.at(-1)?.after(this.data)
-    }
+    if (this.data == null && shown.length > 0) this.make_data(places)
     if (this.data != null) this.data.hidden = shown.length == 0
     if (this.open) fill(this.panel, shown.flatMap((model) => tables(model, this.said(model, shown.length))))
   }
 
-  make_data() {
+  /** @param {HTMLElement[]} places */
+  make_data(places) {
     if (!document.adoptedStyleSheets.includes(sheet)) {
       sheet.replaceSync(STYLE)
       document.adoptedStyleSheets.push(sheet)
@@ -368,6 +374,7 @@ export class Reader {
     this.data.onkeydown = (/** @type {KeyboardEvent} */ {key}) => {
       if (key == "Escape" && this.open) this.toggle(false)
     }
+    places.at(-1)?.after(this.data)
   }
 
   /** @param {boolean} open */
@@ -386,16 +393,23 @@ export class Reader {
   }
 }
 
-/** @type {WeakSet<any>} */
-const found = new WeakSet()
-// Read the documents that no server is behind, and whose plots are in no place of an app.
-/** @type {(is_ours: (place: Element) => boolean) => void} */
-export const read_static = (is_ours) => {
+// The elements that a document's roots are in
+/** @type {(doc: Doc) => any[]} */
+const places_of = (doc) => [...doc.views_manager ?? []].flatMap(({el}) => el?.parentElement ?? [])
+
+/** @type {WeakSet<Doc>} */
+const known = new WeakSet()
+/** @type {WeakMap<Element, Reader>} */
+const readers = new WeakMap()
+const find_documents = () => {
   for (const doc of window.Bokeh?.documents ?? []) {
-    /** @type {any[]} */
-    const places = [...doc.views_manager ?? []].flatMap(({el}) => el?.parentElement ?? [])
-    if (found.has(doc) || places.length == 0 || places.some(is_ours)) continue
-    found.add(doc)
-    new Reader({element: places[0], view: {doc, places}}).follow(doc)
+    const place = known.has(doc) ? null : places_of(doc)[0]
+    if (place == null) continue
+    known.add(doc)
+    const element = place.closest("[data-bokeh-app]") ?? document.querySelector("script[data-bokeh-token]") ?? place
+    if (!readers.has(element)) readers.set(element, new Reader(element))
+    readers.get(element)?.follow(doc)
   }
 }
+find_documents()
+new MutationObserver(find_documents).observe(document, {childList: true, subtree: true})

@@ -78,3 +78,6 @@ export const load = async (scripts) => {
   }
   return all
 }
+
+// The script that makes documents readable, in a second: they are drawn without it
+export const load_reading = () => setTimeout(load, 1000, [{src: tag?.dataset.reading}])

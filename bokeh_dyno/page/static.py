@@ -18,8 +18,10 @@ from bokeh_dyno.shared import private
 from bokeh_dyno.shared.settings import ROOT
 
 CACHE = ROOT / ".static"
-PAGE_MODULES = ("scripts", "values", "connection", "reading", "page")  # .js, beside this file; each imports from those before it
+PAGE_MODULES = ("scripts", "values", "connection", "page")  # .js, beside this file; each imports from those before it
 PAGE_SCRIPT_NAME = "dyno.js"  # among the files: all of them as one
+READING_NAME = "reading.js"  # what it loads when the plots are there
+SCRIPTS = {PAGE_SCRIPT_NAME: PAGE_MODULES, READING_NAME: ("reading",)}
 # brotli's quality: BokehJS is a fifth smaller than with gzip and takes 10 s of CPU, or a tenth smaller and 0.2 s
 BEST, QUICK = 11, 5
 GZIP = 9
@@ -31,17 +33,18 @@ def source() -> Path:
     return private.FOLDER / "server" / "static"
 
 
-def page_script(folder: Path = Path(__file__).parent) -> bytes:
-    """Return the page's modules as one script: in a closure, without what is for their readers, a third of it.
+def page_script(folder: Path = Path(__file__).parent, name: str = PAGE_SCRIPT_NAME) -> bytes:
+    """Return the modules of one of the page's scripts as one: in a closure, without what is for their readers, a third of it.
 
     It goes line by line, knows no text of several lines, and takes what has a line of its own: comments, `export const`,
     `export class`, `import {a, b} from "./module.js"`. Raises ValueError where something else begins like one of those.
     """
     lines = ["(() => {", '"use strict"']
-    for number, module in enumerate(PAGE_MODULES):
+    modules = SCRIPTS[name]
+    for number, module in enumerate(modules):
         for line in (folder / f"{module}.js").read_text("utf-8").splitlines():
             imported = re.fullmatch(r'import \{\w+(?:, \w+)*\} from "\./(\w+)\.js"', line)
-            if imported and imported[1] in PAGE_MODULES[:number]:
+            if imported and imported[1] in modules[:number]:
                 continue
             code = re.sub(r"^export (?=(const|class) )", "", line).lstrip()
             if not code or re.fullmatch(r"//.*|/\*((?!\*/).)*\*/", code):
@@ -55,12 +58,12 @@ def page_script(folder: Path = Path(__file__).parent) -> bytes:
 
 
 def _names() -> list[str]:
-    """Return the names below /static/ of the files that pages load: the page's script, and the minified ones of BokehJS."""
-    return [PAGE_SCRIPT_NAME, *sorted(f"js/{file.name}" for file in (source() / "js").glob("*.min.js"))]
+    """Return the names below /static/ of the files that pages load: the page's scripts, and the minified ones of BokehJS."""
+    return [*SCRIPTS, *sorted(f"js/{file.name}" for file in (source() / "js").glob("*.min.js"))]
 
 
 def _content(name: str) -> bytes:
-    return page_script() if name == PAGE_SCRIPT_NAME else (source() / name).read_bytes()
+    return page_script(name=name) if name in SCRIPTS else (source() / name).read_bytes()
 
 
 @functools.cache
@@ -81,6 +84,7 @@ def page_script_tag(prefix: str, max_upload_mb: int) -> dict[str, str]:
     """Return the attributes of the tag of the page's script; prefix is BOKEH_PREFIX."""
     return {
         "src": f"{prefix}/static/{versioned(PAGE_SCRIPT_NAME)}",
+        "data-reading": f"{prefix}/static/{versioned(READING_NAME)}",
         "data-max-upload": str(max_upload_mb << 20),
     }
 
