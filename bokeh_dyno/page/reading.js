@@ -47,6 +47,13 @@ const speak = (handle) => {
   if (shown != null) set(handle, "aria-valuetext", shown.textContent)
 }
 
+const ROLES = {
+  ".bk-toggle": "button", ".bk-knob": "switch", ".bk-value-input": "button", ".bk-item": "button",
+  ".bk-headers-wrapper": "tablist", ".bk-tab": "tab",
+  ".bk-data-table": "group", ".slick-header": "table", ".slick-header-columns": "row", ".slick-header-column": "columnheader",
+  ".slick-viewport": "grid", ".slick-row": "row", ".slick-cell": "gridcell",
+}
+
 // Name what is in the shadow root of one element of BokehJS.
 /** @type {(root: ShadowRoot) => void} */
 const name_parts = (root) => {
@@ -64,6 +71,7 @@ const name_parts = (root) => {
   /** @type {(el: Element) => boolean} */
   const active = (el) => el.classList.contains("bk-active")
 
+  for (const [selector, role] of Object.entries(ROLES)) each(selector, (el) => el.role = role)
   each(".noUi-handle", (handle, number, {length}) => {
     call(handle, length > 1 ? `${name}, ${number == 0 ? "from" : "to"}` : name)
     speak(handle)
@@ -80,14 +88,12 @@ const name_parts = (root) => {
     if (classList.contains("bk-btn") && /Toggle|Group/.test(type)) set(button, "aria-pressed", active(button))
   })
   each(".bk-toggle", (eye) => { // of a password
-    eye.role = "button"
     eye.tabIndex = 0
     call(eye, `Show ${name}`)
     set(eye, "aria-pressed", eye.classList.contains("bk-visible"))
     on_keys(eye, {Enter: () => eye.click(), " ": () => eye.click()})
   })
   each(".bk-knob", (knob) => { // what has the focus is the switch
-    knob.role = "switch"
     set(knob, "aria-checked", active(host))
     call(knob, name)
     set(host, "role", null)
@@ -103,27 +109,18 @@ const name_parts = (root) => {
     for (const state of ["selected", "expanded"]) set(one, `aria-${state}`, null)
   })
   each(".bk-value-input", (palette) => {
-    palette.role = "button"
     call(palette, `${name}: ${palette.textContent}`)
     on_keys(palette, {" ": () => press(palette, "Enter", "keyup")})
   })
-  each(".bk-item", (item) => item.role = "button")
-  each(".bk-headers-wrapper", (list) => list.role = "tablist")
   each(".bk-tab", (tab) => {
-    tab.role = "tab"
     set(tab, "aria-selected", active(tab))
     on_keys(tab, {
       Enter: () => tab.click(), " ": () => tab.click(), Delete: () => tab.querySelector(".bk-close")?.click(),
     })
   })
 
-  // A table's headers are beside its rows, with parts that can have the focus
-  each(".bk-data-table", (table) => table.role = "group")
-  each(".slick-header", (head) => head.role = "table")
-  each(".slick-viewport", (body) => {
-    body.role = "grid"
-    call(body, "Table")
-  })
+  // A table's headers are beside its rows, with parts between that can have the focus
+  each(".slick-viewport", (body) => call(body, "Table"))
   each(".slick-pane, .grid-canvas", (part) => set(part, "tabindex", null))
 
   // Tools: BokehJS has Enter for them, and the space bar for their menus
