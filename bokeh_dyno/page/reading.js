@@ -65,7 +65,10 @@ const name_parts = (root) => {
   const label = root.querySelector(".bk-slider-title, label[for], .bk-label")?.cloneNode(true)
   label?.querySelector(".bk-slider-value")?.remove()
   const shown = label?.textContent.trim().replace(/:$/, "")
-  const name = given || shown || words(type).replace(/ (input|button|picker)$/, "")
+  // what a cell of a table is edited with
+  const column = host.closest(".slick-cell")?.getAttribute("aria-describedby") ?? ""
+  const head = /** @type {ShadowRoot} */ (host.getRootNode()).getElementById(column)?.textContent
+  const name = given || shown || head || words(type).replace(/ (input|button|picker)$/, "")
   /** @type {(selector: string, change: (el: any, number: number, all: NodeListOf<any>) => void) => void} */
   const each = (selector, change) => root.querySelectorAll(selector).forEach(change)
   /** @type {(el: Element) => boolean} */
@@ -78,6 +81,7 @@ const name_parts = (root) => {
   })
   each("input, select, textarea, .choices", (input) => {
     if (input.type != "hidden" && ![...input.labels ?? []].some((one) => one.textContent.trim())) call(input, name)
+    if (input.type == "search") set(input, "role", null)
     set(input, "aria-description", root.querySelector(".bk-description")?.getAttribute("title"))
   })
   each("button", (button) => {
@@ -104,7 +108,11 @@ const name_parts = (root) => {
     call(host, "Progress")
     set(host, "aria-valuetext", shown)
   }
-  // MultiChoice's chosen ones, and its list's
+  // MultiChoice has states where there are none to have, and no tie to its list
+  each(".choices", (choices) => {
+    const list = root.querySelector("[role=listbox]")
+    if (list != null) set(choices, "aria-controls", list.id ||= "list")
+  })
   each(".choices__list--multiple [aria-selected], .choices__list[aria-expanded]", (one) => {
     for (const state of ["selected", "expanded"]) set(one, `aria-${state}`, null)
   })
