@@ -278,15 +278,15 @@ class Reader {
     this.observed = new WeakSet()
     this.observer = new MutationObserver((records) => {
       for (const {attributeName, target} of records) if (attributeName == "aria-valuetext") speak(target)
-      this.soon()
+      if (records.some(({target}) => target.nodeName != "STYLE")) this.soon() // as at each drawing
     })
   }
 
   /** @param {Doc} doc */
   follow(doc) {
     this.docs.add(doc)
-    doc.on_change(({model}) => {
-      if (this.open || model?.type != "ColumnDataSource") this.soon()
+    doc.on_change(({model}) => { // not at each point of a stream, or of a zoom
+      if (this.open || !/Source|View|Range|Selection/.test(model?.type)) this.soon()
     })
     this.read()
   }
