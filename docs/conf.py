@@ -20,6 +20,7 @@ CONTENTS = {
         "docs/state",
         "docs/settings",
         "docs/routing",
+        "docs/accessibility",
     ],
     "Run it": ["docs/deploy", "docs/scale", "docs/containers", "docs/platforms/README", "docs/operate", "docs/limits"],
     "Help": ["docs/troubleshooting"],

@@ -223,7 +223,7 @@ def test_the_data_of_a_plot_are_a_table_for_whoever_asks(example_site: Dyno, pag
 
 
 def test_a_site_can_show_the_button_to_everybody(readable: Dyno, page) -> None:
-    (rule,) = re.findall(r"\n    (\.bokeh-data .*)\n", (ROOT / "docs/accessibility.md").read_text("utf-8"))
+    (rule,) = re.findall(r"\n(\.bokeh-data .*)\n", (ROOT / "docs/accessibility.md").read_text("utf-8"))
     open_app(page, readable, "/with/counter")
     section = page.locator(".bokeh-data")
     assert section.bounding_box()["height"] <= 1
