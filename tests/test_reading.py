@@ -210,7 +210,7 @@ def test_the_data_of_a_plot_are_a_table_for_whoever_asks(example_site: Dyno, pag
     button.press("Enter")
     expect(button).to_have_attribute("aria-expanded", "true")
     table = page.locator(".bokeh-data table").first
-    assert re.search(r"200 of \d{5} rows", table.locator("caption").text_content())
+    assert re.search(r"200 of \d\d,\d{3} rows", table.locator("caption").text_content())
     assert table.locator("th").all_text_contents() == ["time", "Temperature (°C): reading", "Temperature (°C): average"]
     cells = table.locator("td").all_text_contents()
     assert len(cells) == 600

@@ -227,7 +227,7 @@ const tables = (model, said) => [...columns(model)].map(([{data}, of_source]) =>
     return [...of_source].map(([field, {is_time}]) => cell(data[field][at], is_time))
   })
   const head = all.map(({label, own}) => all.filter((other) => other.label == label).length > 1 ? `${label}: ${own}` : label)
-  const few = count < length ? `${count} of ${length} rows, evenly spread` : `${length} ${length == 1 ? "row" : "rows"}`
+  const few = count < length ? `${count} of ${length.toLocaleString("en")} rows, evenly spread` : `${length} ${length == 1 ? "row" : "rows"}`
   return {caption: [name_of(model, said), few].filter((part) => part).join(", "), head, rows}
 })
 
@@ -260,6 +260,7 @@ const STYLE = [
   " div{width:fit-content;max-width:100%;max-height:60vh;margin-top:8px;overflow:auto;box-sizing:border-box}",
   " table{min-width:36ch;margin:12px;border-collapse:collapse}",
   " caption{padding-bottom:4px;text-align:start;font-weight:600}",
+  " td{white-space:nowrap}",
   " :where(td,th){padding:2px 24px 2px 0;text-align:start;font-variant-numeric:tabular-nums}",
 ].map((rule) => `:where(.bokeh-data)${rule}`).join("")
 const sheet = new CSSStyleSheet()
