@@ -66,8 +66,8 @@ const name_parts = (root) => {
   label?.querySelector(".bk-slider-value")?.remove()
   const shown = label?.textContent.trim().replace(/:$/, "")
   // what a cell of a table is edited with
-  const column = host.closest(".slick-cell")?.getAttribute("aria-describedby") ?? ""
-  const head = /** @type {ShadowRoot} */ (host.getRootNode()).getElementById(column)?.textContent
+  const column = Number(/ l(\d+) /.exec(host.closest(".slick-cell")?.className ?? "")?.[1])
+  const head = /** @type {ShadowRoot} */ (host.getRootNode()).querySelectorAll(".slick-header-column")[column]?.textContent
   const name = given || shown || head || words(type).replace(/ (input|button|picker)$/, "")
   /** @type {(selector: string, change: (el: any, number: number, all: NodeListOf<any>) => void) => void} */
   const each = (selector, change) => root.querySelectorAll(selector).forEach(change)
