@@ -44,7 +44,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         idle        the process when the workers are on dynos elsewhere
     page/    what the browser gets
         page.js     the page's script: shows the apps, and brings them back
-        connection.js, values.js, scripts.js: its session, what the visitor entered, parts of BokehJS that it loads
+        connection.js, values.js, scripts.js, theme.js: its session, what the visitor entered, parts of BokehJS, colours
         reading.js  names for screen readers, keys, the data as a table: a script of its own, loaded when the plots are there
         dev.js      the page's side of bin/dev: edits put in place, errors over the page
         static      BokehJS, and the page's script as one, compressed, for nginx

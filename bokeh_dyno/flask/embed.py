@@ -166,8 +166,12 @@ class BokehApps:
         return needs.of(self._settings)
 
     def scripts(self, *models: Model) -> Markup:
-        """Return the tags of the BokehJS bundles, and of what else `models` need (of all BokehJS when none is given)."""
-        return self._tags(needs.of(self._settings, *models))
+        """Return the tags of the BokehJS bundles, and of what else `models` need (of all BokehJS when none is given).
+
+        The page's script comes before them: the plots follow the colours of the page.
+        """
+        page_script = static.page_script_tag(self._prefix, self._settings.max_upload_mb)
+        return self._tags(needs.of(self._settings, *models), page_script)
 
     @staticmethod
     def _tags(found: needs.Needs, *before: dict[str, str]) -> Markup:

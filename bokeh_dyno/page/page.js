@@ -24,9 +24,11 @@
 //   properties.NAME.is_unset, .get_value; views' el             what the visitor has entered, or the focus
 //   Document.all_models                                         memory of views that are gone
 //   the provider of MathJax                                     formulas that come later
+//   Bokeh.require and what theme.js takes by it                 the page's colours, in plots and widgets
 import {BUSY_DELAY, GIVE_UP, RESTART, TOO_BIG, TRY_AGAIN, delay} from "./connection.js"
 import {open_socket, settle, sleep_or_wake, with_socket} from "./connection.js"
 import {MAX_UPLOAD, address, deferred, load, load_reading, loading, page_scripts, page_url} from "./scripts.js"
+import {watch_for_bokeh} from "./theme.js"
 import {INPUTS, MAX_LOSSES, as_json, enter, entered, loss_keys, widgets} from "./values.js"
 
 const NOTICE_AFTER = 1000 // ms without a word: most interruptions are shorter
@@ -601,5 +603,6 @@ const start = () => {
 const LOADED = Symbol.for("bokeh-dyno")
 if (!window[LOADED]) {
   window[LOADED] = true
+  watch_for_bokeh()
   start()
 }

@@ -3,7 +3,8 @@ import js from "@eslint/js"
 // What the modules use of the browser, and no more: whatever else stands in none of them is a mistake
 const BROWSER = [
   "AbortController", "AbortSignal", "Blob", "Bokeh", "CSSStyleSheet", "DOMParser", "Event", "KeyboardEvent", "MessageChannel",
-  "MutationObserver", "URL", "WebSocket", "addEventListener", "clearTimeout", "console", "document", "fetch", "location", "setTimeout", "window",
+  "MutationObserver", "URL", "WebSocket", "addEventListener", "clearTimeout", "console", "document", "fetch", "location",
+  "queueMicrotask", "setTimeout", "window",
 ]
 // dev.js is a script of its own
 const OF_DEV = [

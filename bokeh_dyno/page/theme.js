@@ -1,0 +1,302 @@
+// Plots and widgets take the colours of where they stand: light or dark by the `color-scheme` of their place, and what the
+// site says in --plot-ground, --plot-text, --plot-line, --plot-accent and --plot-font (docs/embed.md).
+//
+// Nothing of the document is changed. Widgets get a style sheet beside Bokeh's own, in each shadow root. What is drawn on a
+// canvas is asked for its colours when it is drawn: Bokeh looks for CSS first (--bk-…), then for the property; in between
+// stands what is here, for properties that nobody has set. So the server hears nothing, and in the light all is as it was.
+//
+// An app that chooses a ground or a colour of text by itself, or by a theme, keeps its plot as it is, for half of one scheme
+// and half of another cannot be read.
+
+const IN_EITHER = "light-dark(red,red)" // what a browser has to know
+const UNSET = "rgb(1 2 3/0)", IS_UNSET = "rgba(1, 2, 3, 0)" // in the light: as Bokeh has it
+
+/** @type {(percent: number, over?: string) => string} */
+const text = (percent, over = "g") => `color-mix(in srgb,var(--t) ${percent}%,var(--${over}))`
+/** @type {(percent: number, with_?: string) => string} */
+const accent = (percent, with_ = "var(--g)") => `color-mix(in srgb,var(--a) ${percent}%,${with_})`
+
+const DARK_TEXT = "#dfe5ec", DARK_LINE = "#3b444e", DARK_ACCENT = "#7fb6e6"
+
+/** @type {(values: Record<string, string>) => string} */
+const declared = (values) => Object.entries(values).map(([name, value]) => `--${name}:${value};`).join("")
+/** @type {(name: string) => string} */
+const button = (name) => declared({
+  [name]: text(0), [`${name}-border`]: text(24), [`${name}-hover`]: text(5), [`${name}-hover-border`]: text(32),
+  [`${name}-active`]: text(9), [`${name}-active-border`]: text(38),
+  [`${name}-disabled`]: text(11), [`${name}-disabled-border`]: text(24),
+})
+
+// Of a light ground, these are Bokeh's own colours, or next to them
+const VARIABLES = declared({
+  "t": `var(--plot-text,light-dark(#18191d,${DARK_TEXT}))`,
+  "g": "var(--plot-ground,light-dark(#fff,Canvas))",
+  "l": `var(--plot-line,${text(29)})`,
+  "a": `var(--plot-accent,light-dark(#267bb6,${DARK_ACCENT}))`,
+  "base-font": "var(--plot-font,var(--bokeh-base-font,Helvetica,Arial,sans-serif))",
+  "color": "var(--t)", "background-color": "var(--g)", "inverted-color": "light-dark(#fff,var(--g))",
+  "hover-color": text(5), "surface-background-color": text(9), "disabled-background-color": text(9),
+  "inactive-bg": text(12), "inactive-fg": text(44), "placeholder-color": text(50), "disabled-color": text(60),
+  "shortcut-color": text(60), "icon-color": `var(--bokeh-icon-color,${text(60)})`,
+  "icon-color-disabled": `var(--bokeh-icon-color-disabled,${text(17)})`,
+  "border-color": "light-dark(var(--l),color-mix(in srgb,var(--t) 20%,var(--l)))", "divider-color": text(17),
+  "highlight-color": accent(71), "active-border": accent(71), "active-bg": accent(27), "active-fg": "var(--a)",
+  "input-focus-border-color": accent(71), "input-focus-halo-color": accent(40, "transparent"), "outline-color": "var(--a)",
+  "error": "light-dark(#d14250,#ff9099)", "box-shadow-color": "light-dark(rgb(0 0 0/.175),rgb(0 0 0/.6))",
+  "tooltip-arrow-color": "var(--g)",
+  "odd": text(6), "special": text(4), "muted-text": text(55), "selected": accent(15),
+  "primary": "var(--plot-accent,light-dark(#428bca,var(--a)))", "primary-border": "var(--primary)",
+  "primary-hover": accent(85, "var(--t)"), "primary-hover-border": "var(--primary-hover)",
+  "primary-active": accent(75, "var(--t)"), "primary-active-border": "var(--primary-active)",
+}) + button("default") + button("file")
+
+const DAYS = [".flatpickr-day:hover", ".flatpickr-day:focus", ".flatpickr-day.inRange", ".flatpickr-day.prevMonthDay:hover",
+  ".flatpickr-day.nextMonthDay:hover", ".flatpickr-time input:hover", ".flatpickr-time .flatpickr-am-pm:hover"]
+// By selector: Bokeh's own rules that name a colour, most of them of the libraries that its widgets are made of
+const RULES = {
+  ":host": VARIABLES,
+  ":focus-visible:focus-visible:focus-visible": "outline:2px solid var(--a);outline-offset:1px",
+  ".bk-input": "color:var(--t)",
+  "select:not([multiple]).bk-input,select:not([size]).bk-input":
+    "background-image:linear-gradient(45deg,transparent 50%,var(--t) 50%),linear-gradient(-45deg,transparent 50%,var(--t) 50%);"
+    + "background-size:5px 5px;background-position:right 15px center,right 10px center",
+  ".bk-btn-light": "background-color:var(--g);color:var(--t)",
+  ".bk-btn-light:hover": `background-color:${text(5)}`,
+  "a": "color:var(--plot-accent,LinkText)",
+  ":host(.bk-Toolbar.bk-inner)": "background-color:var(--g)",
+  ".noUi-target": `background:${text(3)};border-color:${text(20)};box-shadow:none`,
+  ".noUi-handle": `border-color:${text(40)};background:light-dark(var(--g),${text(45)});box-shadow:0 1px 3px rgb(0 0 0/.25)`,
+  ".noUi-handle:before,.noUi-handle:after": `background:${text(12)}`,
+  // the bar's colour, as it is when the app has chosen none
+  ".noUi-connect[style*='rgb(230, 230, 230)']":
+    `background-color:var(--plot-accent,light-dark(#e6e6e6,${accent(60)}))!important`,
+  ".noUi-tooltip": "background:var(--g);color:var(--t);border-color:var(--l)",
+  ".slick-header-columns,.slick-header-column,.slick-header.ui-state-default,.slick-row,.slick-cell.editable,.slick-pager":
+    "background-color:var(--g);color:var(--t)",
+  ".slick-header-column:hover": `background:${text(8)}`,
+  ".slick-row.odd": "background:var(--odd)",
+  ".slick-row.selected,.slick-cell.selected": "background:var(--selected)",
+  ".choices__inner,.choices__list--dropdown,.choices__list[aria-expanded]":
+    "background-color:var(--g);color:var(--t);border-color:var(--l)",
+  ".choices__input": "background-color:transparent;color:var(--t)",
+  ".choices__list--dropdown .choices__item--selectable.is-highlighted": `background-color:${text(9)}`,
+  ".choices__inner .choices__item.light": "color:var(--a);border-color:var(--a)",
+  ".choices__inner .choices__item.solid": "background-color:var(--a);color:var(--inverted-color)",
+  ".flatpickr-calendar": `background:var(--g);box-shadow:0 0 0 1px ${text(17)},0 3px 13px var(--box-shadow-color)`,
+  ".flatpickr-months .flatpickr-month,.flatpickr-weekdays,span.flatpickr-weekday": `background:${text(9)};color:var(--t);fill:var(--t)`,
+  ".flatpickr-current-month .flatpickr-monthDropdown-months": `background:${text(9)};color:var(--t);fill:var(--t)`,
+  ".flatpickr-months .flatpickr-prev-month,.flatpickr-months .flatpickr-next-month": "color:var(--t);fill:var(--t)",
+  ".flatpickr-days": `border-color:${text(9)}`,
+  ".flatpickr-day,.flatpickr-time input,.flatpickr-time .flatpickr-time-separator,.flatpickr-time .flatpickr-am-pm":
+    "color:var(--t)",
+  [`${DAYS}`]: `background:${text(12)};border-color:transparent`,
+  ".flatpickr-day.prevMonthDay,.flatpickr-day.nextMonthDay,.flatpickr-day.flatpickr-disabled": `color:${text(45)}`,
+  ".flatpickr-day.selected,.flatpickr-day.startRange,.flatpickr-day.endRange,.flatpickr-day.selected:hover":
+    "background:var(--a);border-color:var(--a);color:light-dark(#fff,var(--g))",
+}
+/** @type {(rules: Record<string, string>) => string} */
+const style_sheet = (rules) => Object.entries(rules).map(([selector, body]) => `${selector}{${body}}`).join("")
+const WIDGETS = style_sheet(RULES)
+const MENUS = style_sheet({
+  ":host": `${VARIABLES}background-color:var(--g);color:var(--t);border-color:var(--l)`,
+  ".bk-divider": `background-color:${text(17)}`,
+  ":host>:not(.bk-divider):hover": `background-color:${text(6)}`,
+})
+
+// The colours of a place are those of an element in it that nobody sees. When they change, whatever made them change, the
+// browser tells of it by a transition; and by an animation, when the place is shown after it was not.
+const PROBE = style_sheet({
+  ":host": "position:absolute!important;visibility:hidden;pointer-events:none",
+  "i": `color:var(--plot-text,light-dark(${UNSET},${DARK_TEXT}));`
+    + `background:var(--plot-ground,light-dark(${UNSET},Canvas));`
+    + `outline-color:var(--plot-line,light-dark(${UNSET},${DARK_LINE}));font-family:var(--plot-font,"");`
+    + "display:block;transition:1ms;transition-property:color,background-color,outline-color;animation:shown 1ms",
+  "@keyframes shown": "to{opacity:1}",
+})
+
+// A colour as numbers, whatever CSS calls it: BokehJS does not know every way
+/** @type {any} */
+let pixel = null
+/** @type {(colour: string) => number[]} */
+const channels = (colour) => {
+  pixel ??= document.createElement("canvas").getContext("2d", {willReadFrequently: true})
+  pixel.clearRect(0, 0, 1, 1)
+  pixel.fillStyle = colour
+  pixel.fillRect(0, 0, 1, 1)
+  return [...pixel.getImageData(0, 0, 1, 1).data]
+}
+/** @type {(numbers: number[]) => string} */
+const rgb = ([red, green, blue, alpha]) => `rgb(${red} ${green} ${blue} / ${alpha / 255})`
+
+// Have the views of a root look for their colours again
+/** @type {(root: any) => void} */
+const paint = (root) => {
+  for (const view of root.views.all_views()) {
+    if (view.glyph != null) void view.set_visuals()
+    else if (view.model.type == "Legend") view.rerender()
+    else view.request_repaint?.()
+  }
+}
+
+class Colours {
+  text = ""
+  ground = ""
+  line = "" // of grids
+  edge = "" // of axes and their ticks, between line and text
+  font = ""
+  /** @type {number[]} */
+  channels = [] // of text
+
+  /** @param {HTMLElement} place */
+  constructor(place) {
+    /** @type {Set<any>} */
+    this.views = new Set() // of the roots that stand there
+    this.element = document.createElement("div")
+    const shadow = this.element.attachShadow({mode: "open"})
+    shadow.innerHTML = `<style>${PROBE}</style><i></i>`
+    this.probe = /** @type {HTMLElement} */ (shadow.lastChild)
+    place.prepend(this.element)
+    this.read()
+    for (const event of ["transitionend", "animationstart"]) shadow.addEventListener(event, () => this.refresh())
+  }
+
+  // What is drawn in which colour, "" being Bokeh's own
+  read() {
+    const {color, backgroundColor, outlineColor, fontFamily} = window.getComputedStyle(this.probe)
+    const [written, ground, line] = [color, backgroundColor, outlineColor]
+      .map((colour) => colour == IS_UNSET ? null : channels(colour))
+    const below = ground ?? [255, 255, 255, 255]
+    this.channels = written ?? []
+    this.text = written ? rgb(written) : ""
+    this.ground = ground ? rgb(ground) : ""
+    this.line = line ? rgb(line) : ""
+    this.edge = written ? rgb(written.map((channel, number) => channel * 0.6 + below[number] * 0.4)) : ""
+    this.font = fontFamily.replace(/^""$/, "")
+  }
+
+  refresh() {
+    const all = () => `${this.text}${this.ground}${this.line}`
+    const before = all()
+    this.read()
+    if (all() == before) return
+    for (const root of this.views) {
+      if (root.el.isConnected) paint(root)
+      else this.views.delete(root)
+    }
+  }
+}
+
+/** @type {WeakMap<HTMLElement, Colours>} */
+const by_place = new WeakMap()
+/** @type {WeakMap<object, Colours>} */
+const by_root = new WeakMap()
+
+// Whether the app has chosen one of these colours of a model
+/** @type {(model: any, name: RegExp) => boolean} */
+const chose = (model, name) => Object.values(model?.properties ?? {})
+  .some((/** @type {any} */ property) => name.test(property.attr) && property.dirty && property.get_value() != null)
+
+// Whether a model is drawn in the colours of its place: not where the app has chosen the ground, or what is written on it
+/** @type {Map<any, boolean> | null} */
+let decided = null // for what is drawn now
+/** @type {(view: any) => boolean} */
+const follows = (view) => {
+  if (decided == null) {
+    decided = new Map()
+    queueMicrotask(() => decided = null)
+  }
+  const plot = view.plot_view?.model ?? view.model
+  for (const model of new Set([plot, view.model])) {
+    if (decided.has(model)) continue
+    const {above = [], below = [], left = [], right = [], title} = model
+    const around = model == plot ? [title, ...above, ...below, ...left, ...right].flat() : []
+    const has_ground = model.properties.background_fill_color != null
+    decided.set(model, !(has_ground && chose(model, /^(background|border)_fill_color$|^((title|label)_)?text_color$/))
+      && !around.some((one) => chose(one, /^((axis|major)_label_)?text_color$/)))
+  }
+  return Boolean(decided.get(plot) && decided.get(view.model))
+}
+
+const BLACK = /^(black|#000(000)?)$/, WHITE = /^(white|#fff(fff)?)$/i
+
+// What is about to be drawn has this colour, or font; "" where it is Bokeh's, or the app's
+/** @type {(visual: any, name: string) => string} */
+const themed = (visual, name) => {
+  const colours = by_root.get(visual.obj.root)
+  const property = visual[name.replaceAll("-", "_")]
+  if (colours == null || property == null || property.is_unset) return ""
+  const value = property.get_value()
+  // a model that another one has made for itself, as a colour bar its axis, has all its properties set
+  const is_chosen = property.dirty && (visual.obj.model.document != null || value != property.default_value(visual.obj.model))
+  if (value == null || is_chosen) return ""
+  if (name == "text-font") return colours.font
+  /** @type {string} */
+  let colour = ""
+  if (name == "text-color") colour = colours.text
+  if (name == "line-color") colour = BLACK.test(value) ? colours.edge : colours.line
+  if (name == "fill-color" && WHITE.test(value)) colour = colours.ground
+  return colour && follows(visual.obj) ? colour : ""
+}
+
+// Text and lines of glyphs that are black because nobody has said otherwise: figure.text() itself says black
+/** @type {(glyph: any) => void} */
+const lighten = (glyph) => {
+  const colours = by_root.get(glyph.root)
+  if (!colours?.text || !follows(glyph.parent)) return
+  for (const name of ["text_color", "line_color"]) {
+    const property = glyph.model.properties[name], uniform = glyph[name]
+    if (!uniform?.is_scalar || property.dirty && name == "line_color" || !BLACK.test(property.get_value()?.value)) continue
+    const [red, green, blue, alpha] = colours.channels
+    glyph._define_attr(name, new uniform.constructor((red << 24 | green << 16 | blue << 8 | alpha) >>> 0, uniform.length))
+  }
+}
+
+// Have this BokehJS do as the head of this file says
+/** @param {any} bokeh */
+const follow = (bokeh) => {
+  const {DOMView, DOMComponentView} = bokeh.require("core/dom_view")
+  const {VisualProperties} = bokeh.require("core/visuals/visual")
+  const {GlyphView} = bokeh.require("models/glyphs/glyph")
+  const {ContextMenu} = bokeh.require("core/util/menus")
+  /** @type {(kind: {prototype: any}, name: string, instead: (view: any, native: () => any, given: any) => any) => void} */
+  const wrap = ({prototype}, name, instead) => {
+    const native = prototype[name]
+    /** @this {any} @param {any[]} given */
+    prototype[name] = function (...given) {
+      return instead(this, () => native.apply(this, given), given[0])
+    }
+  }
+  wrap(DOMComponentView, "static_stylesheets", (_, native) => [...native(), WIDGETS])
+  wrap(ContextMenu, "stylesheets", (_, native) => [...native(), MENUS])
+  wrap(VisualProperties, "_get_css_value", (visual, native, name) => native() || themed(visual, name))
+  wrap(GlyphView, "set_visuals", (glyph, native) => {
+    native()
+    lighten(glyph)
+  })
+  wrap(DOMView, "build", (root, native, place) => {
+    let colours = by_place.get(place)
+    if (colours == null || colours.element.parentNode != place) by_place.set(place, colours = new Colours(place))
+    colours.views.add(root)
+    by_root.set(root, colours)
+    native()
+    if (colours.text) paint(root) // of the glyphs, which were there before it had a place
+  })
+}
+
+// Look for BokehJS: here already, or one of the scripts that come later. It is there before the next script is run.
+export const watch_for_bokeh = () => {
+  if (!window.CSS.supports("color", IN_EITHER)) return
+  const seen = new Set()
+  const look = () => {
+    const bokeh = window.Bokeh
+    if (bokeh == null || seen.has(bokeh)) return
+    seen.add(bokeh)
+    try {
+      follow(bokeh)
+    } catch (error) {
+      console.info(`bokeh-dyno: plots do not follow the page's colours with Bokeh ${bokeh.version}:`, error)
+    }
+  }
+  look()
+  document.addEventListener("load", look, true) // of a script, which is heard on its way down only
+}
