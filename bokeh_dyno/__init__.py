@@ -25,6 +25,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
     flask/   the `flask` process
         gunicorn    its configuration
         embed       the Flask extension: sessions that Flask mints, Bokeh apps in pages
+        edge        around the site: /healthz; loading: how an app's place looks until it is drawn
         headers     of the site's pages: their Content-Security-Policy, and no token in a redirect
         dev         what is different below bin/dev, and with `flask run`
     bokeh/   the `bokeh` process
@@ -32,7 +33,7 @@ Five rooms: one for each process, one for what the browser gets, and the ground 
         options     what `bokeh serve` can be told, and what there is instead
         own_page    an app's own page: its template, our script, its policy
         app         one app: its code, and what it must not end
-        warm        its run before anybody opens it
+        warm        its run before anybody opens it; height: what its place on a page has from then on
         master      keeps the workers alive
         worker      one of them: `bokeh serve` on a unix socket
         gate        who is let in to its sessions, and how many

@@ -71,6 +71,9 @@ class PageScript(Handler):
   data-bokeh-later="{{ all_scripts | reject("in", found.scripts) | list | tojson | forceescape }}"></script>
 {%- endset -%}
 {%- set bokeh_js -%}
+{%- if is_default %}
+<meta name="color-scheme" content="light dark">
+{%- endif %}
 {{ script }}
 {%- for style in found.styles %}
 <link rel="stylesheet" href="{{ style | e }}">
@@ -104,6 +107,7 @@ class PageScript(Handler):
             needs=lambda: self._needs(this()),
             policy=lambda fresh: self._policy(this(), fresh),
             app_page=page,
+            is_default=doc.template in (None, FILE),  # and no author has decided on its colours
         )
         doc.template = self.TEMPLATE
 

@@ -14,6 +14,7 @@ from bokeh.util.token import get_session_id
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.ioloop import IOLoop
 
+from bokeh_dyno.bokeh import height
 from bokeh_dyno.page import needs
 from bokeh_dyno.shared import tokens
 from bokeh_dyno.shared.settings import Settings
@@ -42,7 +43,7 @@ async def run(application: Application, name: str, values: Settings, *, is_loade
         # its own page, whose template may fail
         server_html_page_for_session(session, Resources("server"), name, document.template, document.template_variables)
         if not any(handler.failed for handler in application.handlers):
-            needs.save(values.run_dir, name, found)
+            needs.save(values.run_dir, name, found._replace(height=height.of(document)))
     finally:
         await _let_go(context, session)
 

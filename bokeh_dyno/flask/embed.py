@@ -11,26 +11,28 @@ import json
 import mimetypes
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from flask import Flask, Response, abort, current_app, g, redirect, request
 from markupsafe import Markup
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.wsgi import ClosingIterator
 
 from bokeh_dyno.flask import dev, headers
+from bokeh_dyno.flask.edge import Edge
+from bokeh_dyno.flask.loading import LOADING
 from bokeh_dyno.page import needs, policy, static
 from bokeh_dyno.shared import apps, balance, health, run_dir, settings, tokens
-from bokeh_dyno.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from bokeh.model import Model
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-PLACE = '<div role="group" aria-label="{}"{} data-bokeh-app="{}" data-bokeh-token="{}" data-bokeh-later="{}"></div>'
+PLACE = (
+    '<div role="group" aria-label="{}"{} class="bokeh-loading" style="{}" data-bokeh-app="{}" data-bokeh-token="{}"'
+    ' data-bokeh-later="{}"><noscript>This plot needs JavaScript.</noscript></div>'
+)
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
 
@@ -63,7 +65,7 @@ class BokehApps:
             app.add_url_rule(self._prefix + path, "bokeh_session", self._session, methods=METHODS)
         dev.init_app(app, self._prefix)
         # around the site, so that no login or error page of its own comes before the answer
-        edge = _Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
+        edge = Edge(ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1), self._settings)
         app.wsgi_app = edge  # type: ignore[method-assign] # as Flask's documentation has it
         app.after_request(self._no_store)
         app.after_request(self._pass_on)
@@ -124,8 +126,9 @@ class BokehApps:
         needed, later = self._needs(name)
         script = static.page_script_tag(self._prefix, self._settings.max_upload_mb)
         said = _attributes({"data-bokeh-alt": alt} if alt else {})
-        place = Markup(PLACE).format(apps.title(name), said, self.url(name), token, json.dumps(later))
-        return self._tags(needed, script) + place
+        height = f"min-height:{needed.height}px" if needed.height else ""
+        place = Markup(PLACE).format(apps.title(name), said, height, self.url(name), token, json.dumps(later))
+        return self._tags(needed, LOADING, script) + place
 
     def _mint(
         self,
@@ -174,15 +177,16 @@ class BokehApps:
         return self._tags(needs.of(self._settings, *models), page_script)
 
     @staticmethod
-    def _tags(found: needs.Needs, *before: dict[str, str]) -> Markup:
+    def _tags(found: needs.Needs, *before: Markup | dict[str, str]) -> Markup:
         """Return the tags of stylesheets and scripts, each once per page, however many apps are on it."""
         seen = g.setdefault("bokeh_tags", [])
-        wanted: list[str | dict[str, str]] = [*found.styles, *before, *found.scripts]
+        links = map(Markup('<link rel="stylesheet" href="{}">\n').format, found.styles)
+        wanted: list[Markup | dict[str, str]] = [*links, *before, *found.scripts]
         fresh = [one for one in wanted if one not in seen]
         seen += fresh
         return Markup("").join(
-            Markup('<link rel="stylesheet" href="{}">\n').format(one)
-            if isinstance(one, str)
+            one
+            if isinstance(one, Markup)
             else Markup('<script defer nonce="{}"{}></script>\n').format(policy.MARK, _attributes(one))
             for one in fresh
         )
@@ -268,35 +272,6 @@ class BokehApps:
         # without a charset, which nginx would give to the file, too
         response.headers["Content-Type"] = mimetypes.guess_type(found)[0] or "application/octet-stream"
         return response
-
-
-class _Edge:
-    """WSGI middleware: answers /healthz, and reads what the site has not read of a request's body.
-
-    gunicorn would close the connection while nginx still sends the rest, and a 413 of the site's would become a 502.
-    """
-
-    def __init__(self, wsgi_app: WSGIApplication, values: Settings) -> None:
-        self._wsgi_app = wsgi_app
-        self._settings = values
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != "/healthz":
-            return ClosingIterator(self._wsgi_app(environ, start_response), lambda: _read_rest(environ))
-        query = environ.get("QUERY_STRING", "")
-        well, body = True, "ok\n"
-        if f"/healthz?{query}" != health.FLASK:  # with that the start script asks, which asks the others itself
-            probes = health.bokeh_probes(self._settings)
-            well, body = health.report(self._settings, probes, strict=health.is_strict(query))
-        status = "200 OK" if well else "503 Service Unavailable"
-        start_response(status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")])
-        return [body.encode()]
-
-
-def _read_rest(environ: WSGIEnvironment) -> None:
-    if environ.get("wsgi.input_terminated"):  # it says where it ends, as gunicorn's does
-        while environ["wsgi.input"].read(65536):
-            pass
 
 
 def _attributes(script: Mapping[str, str]) -> Markup:

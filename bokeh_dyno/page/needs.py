@@ -47,11 +47,15 @@ NAMED = re.compile(
 
 
 class Needs(NamedTuple):
-    """Attributes of script tags, in their order, addresses of stylesheets; sources for the page's policy beside those."""
+    """Attributes of script tags, in their order, addresses of stylesheets; sources for the page's policy beside those.
+
+    height: the pixels that the document takes at least, 0 where that is not known.
+    """
 
     scripts: list[dict[str, str]]
     styles: list[str]
     sources: list[str] = []  # noqa: RUF012 (never changed)
+    height: int = 0
 
 
 class CompileError(RuntimeError):

@@ -200,6 +200,8 @@ class App {
       const views = await opened
       const view = this.watch(Bokeh.documents.find((doc) => doc.views_manager == views), places, connection)
       watch()
+      this.element.classList.remove("bokeh-loading")
+      this.element.style.minHeight = "" // that it had from the start, bokeh_dyno/flask/embed.py
       if (this.left) {
         this.remove(view)
         throw new Error("its element was taken away")

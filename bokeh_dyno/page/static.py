@@ -18,7 +18,8 @@ from bokeh_dyno.shared import private
 from bokeh_dyno.shared.settings import ROOT
 
 CACHE = ROOT / ".static"
-PAGE_MODULES = ("scripts", "values", "connection", "theme", "page")  # .js, beside this file; each imports from those before it
+# .js, beside this file; each imports from those before it
+PAGE_MODULES = ("scripts", "values", "connection", "theme", "page")
 PAGE_SCRIPT_NAME = "dyno.js"  # among the files: all of them as one
 READING_NAME = "reading.js"  # what it loads when the plots are there
 SCRIPTS = {PAGE_SCRIPT_NAME: PAGE_MODULES, READING_NAME: ("reading",)}
