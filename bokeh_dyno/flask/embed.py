@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 PLACE = (
     '<div role="group" aria-label="{}"{} class="bokeh-loading" style="{}" data-bokeh-app="{}" data-bokeh-token="{}"'
-    ' data-bokeh-later="{}"><noscript>This plot needs JavaScript.</noscript></div>'
+    ' data-bokeh-later="{}"><noscript><p>This plot needs JavaScript.</p></noscript></div>'
 )
 MAX_ARGUMENTS = 4096  # bytes; they travel in the token, which is a header of the WebSocket's request
 
