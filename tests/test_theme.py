@@ -207,7 +207,7 @@ def test_text_glyphs_can_be_read(seen) -> None:
     page = seen(css=":root { color-scheme: light dark; --plot-text: #fe00fe }")
     words = """() => {
       const view = Bokeh.index.query_one((view) => view.model.type == "Text")
-      return view.text_color.value
+      return view.text_color.value >>> 0
     }"""
     has_ground(page, CANVAS)
     assert page.evaluate(words) == 0xFE00FEFF
@@ -219,7 +219,7 @@ def test_a_page_that_comes_back_is_dark_and_has_its_values(themed: Dyno, seen, p
     seen()
     has_ground(page, CANVAS)
     before = source_values(page)
-    turn_slider(page, 3)
+    turn_slider(page)
     values = source_values(page, different_from=before)
     page.evaluate("window.before = Bokeh.documents[0]")
     for worker in themed.bokeh_workers():

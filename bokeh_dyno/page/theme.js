@@ -8,43 +8,43 @@
 // An app that chooses a ground or a colour of text by itself, or by a theme, keeps its plot as it is, for half of one scheme
 // and half of another cannot be read.
 
-const IN_EITHER = "light-dark(red,red)" // what a browser has to know
 const UNSET = "rgb(1 2 3/0)", IS_UNSET = "rgba(1, 2, 3, 0)" // in the light: as Bokeh has it
 
-/** @type {(percent: number, over?: string) => string} */
-const text = (percent, over = "g") => `color-mix(in srgb,var(--t) ${percent}%,var(--${over}))`
+// Of the text's colour, over the ground's
+/** @type {(percent: number) => string} */
+const mix = (percent) => `color-mix(in srgb,var(--t) ${percent}%,var(--g))`
 /** @type {(percent: number, with_?: string) => string} */
 const accent = (percent, with_ = "var(--g)") => `color-mix(in srgb,var(--a) ${percent}%,${with_})`
 
-const DARK_TEXT = "#dfe5ec", DARK_LINE = "#3b444e", DARK_ACCENT = "#7fb6e6"
+const DARK_TEXT = "#dfe5ec"
 
 /** @type {(values: Record<string, string>) => string} */
 const declared = (values) => Object.entries(values).map(([name, value]) => `--${name}:${value};`).join("")
 /** @type {(name: string) => string} */
 const button = (name) => declared({
-  [name]: text(0), [`${name}-border`]: text(24), [`${name}-hover`]: text(5), [`${name}-hover-border`]: text(32),
-  [`${name}-active`]: text(9), [`${name}-active-border`]: text(38),
-  [`${name}-disabled`]: text(11), [`${name}-disabled-border`]: text(24),
+  [name]: mix(0), [`${name}-border`]: mix(24), [`${name}-hover`]: mix(5), [`${name}-hover-border`]: mix(32),
+  [`${name}-active`]: mix(9), [`${name}-active-border`]: mix(38),
+  [`${name}-disabled`]: mix(11), [`${name}-disabled-border`]: mix(24),
 })
 
 // Of a light ground, these are Bokeh's own colours, or next to them
 const VARIABLES = declared({
   "t": `var(--plot-text,light-dark(#18191d,${DARK_TEXT}))`,
   "g": "var(--plot-ground,light-dark(#fff,Canvas))",
-  "l": `var(--plot-line,${text(29)})`,
-  "a": `var(--plot-accent,light-dark(#267bb6,${DARK_ACCENT}))`,
+  "l": `var(--plot-line,${mix(29)})`,
+  "a": `var(--plot-accent,light-dark(#267bb6,#7fb6e6))`,
   "base-font": "var(--plot-font,var(--bokeh-base-font,Helvetica,Arial,sans-serif))",
   "color": "var(--t)", "background-color": "var(--g)", "inverted-color": "light-dark(#fff,var(--g))",
-  "hover-color": text(5), "surface-background-color": text(9), "disabled-background-color": text(9),
-  "inactive-bg": text(12), "inactive-fg": text(44), "placeholder-color": text(50), "disabled-color": text(60),
-  "shortcut-color": text(60), "icon-color": `var(--bokeh-icon-color,${text(60)})`,
-  "icon-color-disabled": `var(--bokeh-icon-color-disabled,${text(17)})`,
-  "border-color": "light-dark(var(--l),color-mix(in srgb,var(--t) 20%,var(--l)))", "divider-color": text(17),
+  "hover-color": mix(5), "surface-background-color": mix(9), "disabled-background-color": mix(9),
+  "inactive-bg": mix(12), "inactive-fg": mix(44), "placeholder-color": mix(50), "disabled-color": mix(60),
+  "shortcut-color": mix(60), "icon-color": `var(--bokeh-icon-color,${mix(60)})`,
+  "icon-color-disabled": `var(--bokeh-icon-color-disabled,${mix(17)})`,
+  "border-color": "light-dark(var(--l),color-mix(in srgb,var(--t) 20%,var(--l)))", "divider-color": mix(17),
   "highlight-color": accent(71), "active-border": accent(71), "active-bg": accent(27), "active-fg": "var(--a)",
   "input-focus-border-color": accent(71), "input-focus-halo-color": accent(40, "transparent"), "outline-color": "var(--a)",
   "error": "light-dark(#d14250,#ff9099)", "box-shadow-color": "light-dark(rgb(0 0 0/.175),rgb(0 0 0/.6))",
   "tooltip-arrow-color": "var(--g)",
-  "odd": text(6), "special": text(4), "muted-text": text(55), "selected": accent(15),
+  "odd": mix(6), "special": mix(4), "muted-text": mix(55), "selected": accent(15),
   "primary": "var(--plot-accent,light-dark(#428bca,var(--a)))", "primary-border": "var(--primary)",
   "primary-hover": accent(85, "var(--t)"), "primary-hover-border": "var(--primary-hover)",
   "primary-active": accent(75, "var(--t)"), "primary-active-border": "var(--primary-active)",
@@ -61,36 +61,36 @@ const RULES = {
     "background-image:linear-gradient(45deg,transparent 50%,var(--t) 50%),linear-gradient(-45deg,transparent 50%,var(--t) 50%);"
     + "background-size:5px 5px;background-position:right 15px center,right 10px center",
   ".bk-btn-light": "background-color:var(--g);color:var(--t)",
-  ".bk-btn-light:hover": `background-color:${text(5)}`,
+  ".bk-btn-light:hover": `background-color:${mix(5)}`,
   "a": "color:var(--plot-accent,LinkText)",
   ":host(.bk-Toolbar.bk-inner)": "background-color:var(--g)",
-  ".noUi-target": `background:${text(3)};border-color:${text(20)};box-shadow:none`,
-  ".noUi-handle": `border-color:${text(40)};background:light-dark(var(--g),${text(45)});box-shadow:0 1px 3px rgb(0 0 0/.25)`,
-  ".noUi-handle:before,.noUi-handle:after": `background:${text(12)}`,
+  ".noUi-target": `background:${mix(3)};border-color:${mix(20)};box-shadow:none`,
+  ".noUi-handle": `border-color:${mix(40)};background:light-dark(var(--g),${mix(45)});box-shadow:0 1px 3px rgb(0 0 0/.25)`,
+  ".noUi-handle:before,.noUi-handle:after": `background:${mix(12)}`,
   // the bar's colour, as it is when the app has chosen none
   ".noUi-connect[style*='rgb(230, 230, 230)']":
     `background-color:var(--plot-accent,light-dark(#e6e6e6,${accent(60)}))!important`,
   ".noUi-tooltip": "background:var(--g);color:var(--t);border-color:var(--l)",
   ".slick-header-columns,.slick-header-column,.slick-header.ui-state-default,.slick-row,.slick-cell.editable,.slick-pager":
     "background-color:var(--g);color:var(--t)",
-  ".slick-header-column:hover": `background:${text(8)}`,
+  ".slick-header-column:hover": `background:${mix(8)}`,
   ".slick-row.odd": "background:var(--odd)",
   ".slick-row.selected,.slick-cell.selected": "background:var(--selected)",
   ".choices__inner,.choices__list--dropdown,.choices__list[aria-expanded]":
     "background-color:var(--g);color:var(--t);border-color:var(--l)",
   ".choices__input": "background-color:transparent;color:var(--t)",
-  ".choices__list--dropdown .choices__item--selectable.is-highlighted": `background-color:${text(9)}`,
+  ".choices__list--dropdown .choices__item--selectable.is-highlighted": `background-color:${mix(9)}`,
   ".choices__inner .choices__item.light": "color:var(--a);border-color:var(--a)",
   ".choices__inner .choices__item.solid": "background-color:var(--a);color:var(--inverted-color)",
-  ".flatpickr-calendar": `background:var(--g);box-shadow:0 0 0 1px ${text(17)},0 3px 13px var(--box-shadow-color)`,
-  ".flatpickr-months .flatpickr-month,.flatpickr-weekdays,span.flatpickr-weekday": `background:${text(9)};color:var(--t);fill:var(--t)`,
-  ".flatpickr-current-month .flatpickr-monthDropdown-months": `background:${text(9)};color:var(--t);fill:var(--t)`,
+  ".flatpickr-calendar": `background:var(--g);box-shadow:0 0 0 1px ${mix(17)},0 3px 13px var(--box-shadow-color)`,
+  ".flatpickr-months .flatpickr-month,.flatpickr-weekdays,span.flatpickr-weekday": `background:${mix(9)};color:var(--t);fill:var(--t)`,
+  ".flatpickr-current-month .flatpickr-monthDropdown-months": `background:${mix(9)};color:var(--t);fill:var(--t)`,
   ".flatpickr-months .flatpickr-prev-month,.flatpickr-months .flatpickr-next-month": "color:var(--t);fill:var(--t)",
-  ".flatpickr-days": `border-color:${text(9)}`,
+  ".flatpickr-days": `border-color:${mix(9)}`,
   ".flatpickr-day,.flatpickr-time input,.flatpickr-time .flatpickr-time-separator,.flatpickr-time .flatpickr-am-pm":
     "color:var(--t)",
-  [`${DAYS}`]: `background:${text(12)};border-color:transparent`,
-  ".flatpickr-day.prevMonthDay,.flatpickr-day.nextMonthDay,.flatpickr-day.flatpickr-disabled": `color:${text(45)}`,
+  [`${DAYS}`]: `background:${mix(12)};border-color:transparent`,
+  ".flatpickr-day.prevMonthDay,.flatpickr-day.nextMonthDay,.flatpickr-day.flatpickr-disabled": `color:${mix(45)}`,
   ".flatpickr-day.selected,.flatpickr-day.startRange,.flatpickr-day.endRange,.flatpickr-day.selected:hover":
     "background:var(--a);border-color:var(--a);color:light-dark(#fff,var(--g))",
 }
@@ -99,8 +99,8 @@ const style_sheet = (rules) => Object.entries(rules).map(([selector, body]) => `
 const WIDGETS = style_sheet(RULES)
 const MENUS = style_sheet({
   ":host": `${VARIABLES}background-color:var(--g);color:var(--t);border-color:var(--l)`,
-  ".bk-divider": `background-color:${text(17)}`,
-  ":host>:not(.bk-divider):hover": `background-color:${text(6)}`,
+  ".bk-divider": `background-color:${mix(17)}`,
+  ":host>:not(.bk-divider):hover": `background-color:${mix(6)}`,
 })
 
 // The colours of a place are those of an element in it that nobody sees. When they change, whatever made them change, the
@@ -109,24 +109,23 @@ const PROBE = style_sheet({
   ":host": "position:absolute!important;visibility:hidden;pointer-events:none",
   "i": `color:var(--plot-text,light-dark(${UNSET},${DARK_TEXT}));`
     + `background:var(--plot-ground,light-dark(${UNSET},Canvas));`
-    + `outline-color:var(--plot-line,light-dark(${UNSET},${DARK_LINE}));font-family:var(--plot-font,"");`
+    + `outline-color:var(--plot-line,light-dark(${UNSET},#3b444e));font-family:var(--plot-font,"");`
     + "display:block;transition:1ms;transition-property:color,background-color,outline-color;animation:shown 1ms",
   "@keyframes shown": "to{opacity:1}",
 })
 
-// A colour as numbers, whatever CSS calls it: BokehJS does not know every way
+// A colour as numbers, whatever CSS calls it: BokehJS does not read every way
 /** @type {any} */
 let pixel = null
-/** @type {(colour: string) => number[]} */
-const channels = (colour) => {
-  pixel ??= document.createElement("canvas").getContext("2d", {willReadFrequently: true})
+/** @type {(colour: string) => string} */
+const rgb = (colour) => {
+  pixel ??= document.createElement("canvas").getContext("2d")
   pixel.clearRect(0, 0, 1, 1)
   pixel.fillStyle = colour
   pixel.fillRect(0, 0, 1, 1)
-  return [...pixel.getImageData(0, 0, 1, 1).data]
+  const [red, green, blue, alpha] = pixel.getImageData(0, 0, 1, 1).data
+  return `rgb(${red} ${green} ${blue} / ${alpha / 255})`
 }
-/** @type {(numbers: number[]) => string} */
-const rgb = ([red, green, blue, alpha]) => `rgb(${red} ${green} ${blue} / ${alpha / 255})`
 
 // Have the views of a root look for their colours again
 /** @type {(root: any) => void} */
@@ -139,13 +138,11 @@ const paint = (root) => {
 }
 
 class Colours {
+  // "" where Bokeh's own stays
   text = ""
   ground = ""
-  line = "" // of grids
-  edge = "" // of axes and their ticks, between line and text
+  line = ""
   font = ""
-  /** @type {number[]} */
-  channels = [] // of text
 
   /** @param {HTMLElement} place */
   constructor(place) {
@@ -157,28 +154,21 @@ class Colours {
     this.probe = /** @type {HTMLElement} */ (shadow.lastChild)
     place.prepend(this.element)
     this.read()
-    for (const event of ["transitionend", "animationstart"]) shadow.addEventListener(event, () => this.refresh())
+    shadow.addEventListener("transitionend", () => this.refresh())
+    shadow.addEventListener("animationstart", () => this.refresh())
   }
 
-  // What is drawn in which colour, "" being Bokeh's own
+  // Return whether a colour is another one than before
   read() {
+    const before = this.text + this.ground + this.line
     const {color, backgroundColor, outlineColor, fontFamily} = window.getComputedStyle(this.probe)
-    const [written, ground, line] = [color, backgroundColor, outlineColor]
-      .map((colour) => colour == IS_UNSET ? null : channels(colour))
-    const below = ground ?? [255, 255, 255, 255]
-    this.channels = written ?? []
-    this.text = written ? rgb(written) : ""
-    this.ground = ground ? rgb(ground) : ""
-    this.line = line ? rgb(line) : ""
-    this.edge = written ? rgb(written.map((channel, number) => channel * 0.6 + below[number] * 0.4)) : ""
-    this.font = fontFamily.replace(/^""$/, "")
+    const [text, ground, line] = [color, backgroundColor, outlineColor].map((one) => one == IS_UNSET ? "" : rgb(one))
+    Object.assign(this, {text, ground, line, font: fontFamily.replace(/^""$/, "")})
+    return text + ground + line != before
   }
 
   refresh() {
-    const all = () => `${this.text}${this.ground}${this.line}`
-    const before = all()
-    this.read()
-    if (all() == before) return
+    if (!this.read()) return
     for (const root of this.views) {
       if (root.el.isConnected) paint(root)
       else this.views.delete(root)
@@ -191,30 +181,28 @@ const by_place = new WeakMap()
 /** @type {WeakMap<object, Colours>} */
 const by_root = new WeakMap()
 
-// Whether the app has chosen one of these colours of a model
-/** @type {(model: any, name: RegExp) => boolean} */
-const chose = (model, name) => Object.values(model?.properties ?? {})
-  .some((/** @type {any} */ property) => name.test(property.attr) && property.dirty && property.get_value() != null)
+const DECIDING = ["background_fill_color", "border_fill_color", "text_color", "axis_label_text_color",
+  "major_label_text_color", "label_text_color", "title_text_color"]
 
-// Whether a model is drawn in the colours of its place: not where the app has chosen the ground, or what is written on it
+// Whether a plot, or what has a ground of its own in it, is drawn in the colours of its place: not where the app has chosen
+// the ground, or the colour of what is written on it
 /** @type {Map<any, boolean> | null} */
 let decided = null // for what is drawn now
-/** @type {(view: any) => boolean} */
-const follows = (view) => {
+/** @type {(model: any) => boolean} */
+const follows = (model) => {
   if (decided == null) {
     decided = new Map()
     queueMicrotask(() => decided = null)
   }
-  const plot = view.plot_view?.model ?? view.model
-  for (const model of new Set([plot, view.model])) {
-    if (decided.has(model)) continue
-    const {above = [], below = [], left = [], right = [], title} = model
-    const around = model == plot ? [title, ...above, ...below, ...left, ...right].flat() : []
-    const has_ground = model.properties.background_fill_color != null
-    decided.set(model, !(has_ground && chose(model, /^(background|border)_fill_color$|^((title|label)_)?text_color$/))
-      && !around.some((one) => chose(one, /^((axis|major)_label_)?text_color$/)))
+  if (!decided.has(model)) {
+    const {title, above = [], below = [], left = [], right = []} = model
+    const chosen = [model, title, ...above, ...below, ...left, ...right].some((one) => DECIDING.some((name) => {
+      const property = one?.properties?.[name]
+      return property?.dirty && property.get_value() != null
+    }))
+    decided.set(model, !chosen)
   }
-  return Boolean(decided.get(plot) && decided.get(view.model))
+  return decided.get(model) ?? true
 }
 
 const BLACK = /^(black|#000(000)?)$/, WHITE = /^(white|#fff(fff)?)$/i
@@ -222,33 +210,21 @@ const BLACK = /^(black|#000(000)?)$/, WHITE = /^(white|#fff(fff)?)$/i
 // What is about to be drawn has this colour, or font; "" where it is Bokeh's, or the app's
 /** @type {(visual: any, name: string) => string} */
 const themed = (visual, name) => {
-  const colours = by_root.get(visual.obj.root)
-  const property = visual[name.replaceAll("-", "_")]
+  const {obj} = visual, {model} = obj
+  const colours = by_root.get(obj.root)
+  const property = visual[name.replaceAll("-", "_").replace("line_alpha", "line_color")]
   if (colours == null || property == null || property.is_unset) return ""
   const value = property.get_value()
   // a model that another one has made for itself, as a colour bar its axis, has all its properties set
-  const is_chosen = property.dirty && (visual.obj.model.document != null || value != property.default_value(visual.obj.model))
+  const is_chosen = property.dirty && (model.document != null || value != property.default_value(model))
   if (value == null || is_chosen) return ""
   if (name == "text-font") return colours.font
-  /** @type {string} */
-  let colour = ""
-  if (name == "text-color") colour = colours.text
-  if (name == "line-color") colour = BLACK.test(value) ? colours.edge : colours.line
-  if (name == "fill-color" && WHITE.test(value)) colour = colours.ground
-  return colour && follows(visual.obj) ? colour : ""
-}
-
-// Text and lines of glyphs that are black because nobody has said otherwise: figure.text() itself says black
-/** @type {(glyph: any) => void} */
-const lighten = (glyph) => {
-  const colours = by_root.get(glyph.root)
-  if (!colours?.text || !follows(glyph.parent)) return
-  for (const name of ["text_color", "line_color"]) {
-    const property = glyph.model.properties[name], uniform = glyph[name]
-    if (!uniform?.is_scalar || property.dirty && name == "line_color" || !BLACK.test(property.get_value()?.value)) continue
-    const [red, green, blue, alpha] = colours.channels
-    glyph._define_attr(name, new uniform.constructor((red << 24 | green << 16 | blue << 8 | alpha) >>> 0, uniform.length))
-  }
+  if (!follows(obj.plot_view?.model ?? model) || model.properties.background_fill_color && !follows(model)) return ""
+  const is_black = BLACK.test(value) // axes and their ticks, and whatever an app adds: between lines and text
+  if (name == "line-color") return is_black && colours.text || colours.line
+  if (name == "line-alpha") return is_black && colours.text && !visual.line_alpha.dirty ? "0.6" : ""
+  if (name == "text-color") return colours.text
+  return name == "fill-color" && WHITE.test(value) ? colours.ground : ""
 }
 
 // Have this BokehJS do as the head of this file says
@@ -257,6 +233,7 @@ const follow = (bokeh) => {
   const {DOMView, DOMComponentView} = bokeh.require("core/dom_view")
   const {VisualProperties} = bokeh.require("core/visuals/visual")
   const {GlyphView} = bokeh.require("models/glyphs/glyph")
+  const {color2rgba, encode_rgba} = bokeh.require("core/util/color")
   const {ContextMenu} = bokeh.require("core/util/menus")
   /** @type {(kind: {prototype: any}, name: string, instead: (view: any, native: () => any, given: any) => any) => void} */
   const wrap = ({prototype}, name, instead) => {
@@ -269,9 +246,12 @@ const follow = (bokeh) => {
   wrap(DOMComponentView, "static_stylesheets", (_, native) => [...native(), WIDGETS])
   wrap(ContextMenu, "stylesheets", (_, native) => [...native(), MENUS])
   wrap(VisualProperties, "_get_css_value", (visual, native, name) => native() || themed(visual, name))
+  // figure.text() itself says that text is black
   wrap(GlyphView, "set_visuals", (glyph, native) => {
     native()
-    lighten(glyph)
+    const {text} = by_root.get(glyph.root) ?? {}, {text_color, parent, model} = glyph
+    if (!text || !BLACK.test(model.text_color?.value) || !follows(parent.plot_view.model)) return
+    glyph._define_attr("text_color", new text_color.constructor(encode_rgba(color2rgba(text)), text_color.length))
   })
   wrap(DOMView, "build", (root, native, place) => {
     let colours = by_place.get(place)
@@ -285,7 +265,7 @@ const follow = (bokeh) => {
 
 // Look for BokehJS: here already, or one of the scripts that come later. It is there before the next script is run.
 export const watch_for_bokeh = () => {
-  if (!window.CSS.supports("color", IN_EITHER)) return
+  if (!window.CSS.supports("color", "light-dark(red,red)")) return
   const seen = new Set()
   const look = () => {
     const bokeh = window.Bokeh
