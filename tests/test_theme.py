@@ -306,3 +306,30 @@ def test_without_javascript_there_is_a_sentence_in_the_place(themed: Dyno, brows
         assert page.locator("[data-bokeh-app]").bounding_box()["height"] < 60
     finally:
         context.close()
+
+
+def test_a_document_takes_at_least_what_its_models_say() -> None:
+    from bokeh.document import Document
+    from bokeh.layouts import column, gridplot, row
+    from bokeh.models import Div, Slider, TabPanel, Tabs
+    from bokeh.plotting import figure
+
+    from bokeh_dyno.bokeh import height
+
+    def of(*roots) -> int:
+        document = Document()
+        for root in roots:
+            document.add_root(root)
+        return height.of(document)
+
+    assert of(figure(height=200)) == 200
+    assert of(figure()) == 600
+    assert of(figure(height=200, sizing_mode="stretch_width")) == 200
+    assert of(figure(sizing_mode="stretch_both")) == of(figure(height=300, sizing_mode="scale_width")) == of() == 0
+    assert of(figure(sizing_mode="stretch_both", min_height=150)) == 150
+    assert of(column(figure(height=200), figure(height=100), spacing=7)) == 307
+    assert of(row(figure(height=200), figure(height=100)), figure(height=50)) == 250
+    assert of(Slider(start=0, end=1, value=0, title="x")) == 47
+    assert of(figure(height=200, visible=False), Div(text="")) == 28
+    assert of(Tabs(tabs=[TabPanel(child=figure(height=100)), TabPanel(child=figure(height=70))])) == 131
+    assert of(gridplot([[figure(height=100), figure(height=120)], [figure(height=50)]], toolbar_location=None)) >= 170
