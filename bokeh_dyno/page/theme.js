@@ -232,6 +232,7 @@ const themed = (visual, name) => {
 const follow = (bokeh) => {
   const {DOMView, DOMComponentView} = bokeh.require("core/dom_view")
   const {VisualProperties} = bokeh.require("core/visuals/visual")
+  const {CanvasLayer} = bokeh.require("core/util/canvas")
   const {GlyphView} = bokeh.require("models/glyphs/glyph")
   const {color2rgba, encode_rgba} = bokeh.require("core/util/color")
   const {ContextMenu} = bokeh.require("core/util/menus")
@@ -246,6 +247,11 @@ const follow = (bokeh) => {
   wrap(DOMComponentView, "static_stylesheets", (_, native) => [...native(), WIDGETS])
   wrap(ContextMenu, "stylesheets", (_, native) => [...native(), MENUS])
   wrap(VisualProperties, "_get_css_value", (visual, native, name) => native() || themed(visual, name))
+  // BokehJS 3.9 clears all but the half of the outermost pixels
+  wrap(CanvasLayer, "clear", (layer, native) => {
+    native()
+    if (layer.backend != "svg") layer.ctx.clearRect(-1, -1, 1e5, 1e5)
+  })
   // figure.text() itself says that text is black
   wrap(GlyphView, "set_visuals", (glyph, native) => {
     native()
