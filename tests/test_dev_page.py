@@ -885,7 +885,7 @@ def test_an_apps_own_page_gets_its_template_and_its_further_parts(dev: Dyno, pag
         "curdoc().add_root(plot)",
         "curdoc().add_root(plot)\ncurdoc().add_root(Slider(start=0, end=1, value=0))",
     )
-    page.wait_for_function("document.querySelectorAll('h2 + [data-root-id] > *').length == 3")
+    page.wait_for_function("document.querySelectorAll('h2 + [data-root-id] > [class]').length == 3")
     assert page.evaluate("window.marked") is None
     assert_plots_are_drawn(page, 1)
     take_out_what_a_generation_causes(page)

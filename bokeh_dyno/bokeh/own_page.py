@@ -107,7 +107,8 @@ class PageScript(Handler):
             needs=lambda: self._needs(this()),
             policy=lambda fresh: self._policy(this(), fresh),
             app_page=page,
-            is_default=doc.template in (None, FILE),  # and no author has decided on its colours
+            # nobody else has a say in its colours: no author's template, no models such as Panel's, which are light
+            is_default=doc.template in (None, FILE) and not needs.has_own(doc),
         )
         doc.template = self.TEMPLATE
 

@@ -119,7 +119,7 @@ const PROBE = style_sheet({
 let pixel = null
 /** @type {(colour: string) => string} */
 const rgb = (colour) => {
-  pixel ??= document.createElement("canvas").getContext("2d")
+  pixel ??= document.createElement("canvas").getContext("2d", {willReadFrequently: true})
   pixel.clearRect(0, 0, 1, 1)
   pixel.fillStyle = colour
   pixel.fillRect(0, 0, 1, 1)
@@ -265,6 +265,7 @@ const follow = (bokeh) => {
     colours.views.add(root)
     by_root.set(root, colours)
     native()
+    place.append(colours.element) // behind the root, which may be the first of its place for a style sheet
     if (colours.text) paint(root) // of the glyphs, which were there before it had a place
   })
 }
