@@ -32,6 +32,7 @@ first, chosen, later = drawing("first"), drawing("chosen", background_fill_color
 written = drawing("written")
 written.title.text_color = "navy"
 first.line("x", "y", source=source)
+first.ygrid.grid_line_color = "#123456"
 slider = Slider(title="Height", start=0, end=10, value=1)
 slider.on_change("value", lambda attr, old, new: source.data.update(y=[0, new]))
 more = Button(label="More", button_type="primary")
@@ -172,6 +173,7 @@ def test_what_an_app_has_chosen_stays(seen) -> None:
     has_ground(page, CANVAS)
     has_ground(page, WHITE, "chosen")  # its frame has a colour of the app's; its text is written for a light ground
     has_ground(page, WHITE, "written")
+    assert page.evaluate(HAS, [0x12, 0x34, 0x56])  # a property is no ground: the plot follows, but for that
     page.get_by_role("button", name="Red").click()
     has_ground(page, [204, 0, 0])
     page.emulate_media(color_scheme="light")
@@ -333,3 +335,26 @@ def test_a_document_takes_at_least_what_its_models_say() -> None:
     assert of(figure(height=200, visible=False), Div(text="")) == 28
     assert of(Tabs(tabs=[TabPanel(child=figure(height=100)), TabPanel(child=figure(height=70))])) == 131
     assert of(gridplot([[figure(height=100), figure(height=120)], [figure(height=50)]], toolbar_location=None)) >= 170
+
+
+def test_only_pages_that_nobody_else_has_a_say_in_are_said_to_be_light_and_dark() -> None:
+    from bokeh.document import Document
+    from bokeh.models import Div, LayoutDOM
+
+    from bokeh_dyno.bokeh.own_page import PageScript
+    from bokeh_dyno.shared import settings
+
+    class Foreign(LayoutDOM):
+        """A model of an extension's, whose style sheets may be for a light ground."""
+
+    def is_said(root: LayoutDOM, template: str | None = None) -> bool:
+        document = Document()
+        document.add_root(root)
+        if template:
+            document.template = template
+        PageScript(settings.read(), "/bkapp/app", []).modify_document(document)
+        return document.template_variables["is_default"]
+
+    assert is_said(Div())
+    assert not is_said(Foreign())
+    assert not is_said(Div(), "{% block contents %}{% endblock %}")
