@@ -79,14 +79,15 @@ const RULES = {
   ".choices__inner,.choices__list--dropdown,.choices__list[aria-expanded]":
     "background-color:var(--g);color:var(--t);border-color:var(--l)",
   ".choices__input": "background-color:transparent;color:var(--t)",
-  ".choices__list--dropdown .choices__item--selectable.is-highlighted": `background-color:${mix(9)}`,
+  ".choices__list[aria-expanded] .choices__item--selectable.is-highlighted": `background-color:${mix(9)}`,
   ".choices__inner .choices__item.light": "color:var(--a);border-color:var(--a)",
   ".choices__inner .choices__item.solid": "background-color:var(--a);color:var(--inverted-color)",
   ".flatpickr-calendar": `background:var(--g);box-shadow:0 0 0 1px ${mix(17)},0 3px 13px var(--box-shadow-color)`,
   ".flatpickr-months .flatpickr-month,.flatpickr-weekdays,span.flatpickr-weekday": `background:${mix(9)};color:var(--t);fill:var(--t)`,
   ".flatpickr-current-month .flatpickr-monthDropdown-months": `background:${mix(9)};color:var(--t);fill:var(--t)`,
   ".flatpickr-months .flatpickr-prev-month,.flatpickr-months .flatpickr-next-month": "color:var(--t);fill:var(--t)",
-  ".flatpickr-days": `border-color:${mix(9)}`,
+  ".flatpickr-innerContainer,.flatpickr-time,.flatpickr-days": `background:var(--g);border-color:${mix(9)}`,
+  ".flatpickr-calendar.arrowTop:before,.flatpickr-calendar.arrowTop:after": `border-bottom-color:${mix(9)}`,
   ".flatpickr-day,.flatpickr-time input,.flatpickr-time .flatpickr-time-separator,.flatpickr-time .flatpickr-am-pm":
     "color:var(--t)",
   [`${DAYS}`]: `background:${mix(12)};border-color:transparent`,
