@@ -197,8 +197,7 @@ def test_no_page_scrolls_sideways_or_moves_while_it_loads(example_site: Dyno, pa
     """)
     page.goto(f"{base(example_site)}{path}", wait_until="networkidle")
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
-    if path != "/pair" and not path.startswith("/apps/"):  # the place of a plot is the machinery's
-        assert sum(page.evaluate("() => moved")) < 0.02
+    assert sum(page.evaluate("() => moved")) < 0.02
     page.complaints[:] = [one for one in page.complaints if "404" not in one or path != "/nope"]
 
 
