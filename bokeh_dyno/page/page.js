@@ -542,7 +542,7 @@ class App {
     } else if (this.own_page) {
       const place = this.places?.[0]
       if (place != null) place.before(this.status)
-      else document.body.append(this.status)
+      else (document.querySelector("main") ?? document.body).append(this.status)
     } else {
       this.element.append(this.status)
     }
