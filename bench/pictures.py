@@ -13,12 +13,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from browsing import assert_plots_are_drawn, turn_slider
+from browsing import turn_slider
 from dyno_under_test import ROOT, Dyno, copy_project, temporary_folder
 from PIL import Image, ImageOps
 from playwright.sync_api import Page
 
 from bench.examples import chromium
+from bokeh_dyno.shared import apps
 
 STATIC = ROOT / "flask_app" / "static"
 SIZE = (640, 400)
@@ -26,10 +27,8 @@ PREVIEW = (1200, 630)  # what links are shown with elsewhere
 MAX_BYTES = 25_000
 PASSWORD = "pictures"
 MARGIN = 16  # pixels of ground around a plot
-WIDE, NARROW = (
-    1100,
-    680,
-)  # CSS pixels of the window: two apps beside each other, or one plot that is as wide as it needs
+# CSS pixels of the window: two apps beside each other, or one plot that is as wide as it needs
+WIDE, NARROW = 1100, 680
 FIGURES = '[...Bokeh.index.query((view) => view.model.type == "Figure")]'
 # Plots without a toolbar; in a narrow window as high as the picture is for its width, which those below each other share
 FIT = f"""(ratio) => {{
@@ -41,13 +40,19 @@ FIT = f"""(ratio) => {{
   }}
 }}"""
 BOX = f"""() => {{
-  const pair = document.querySelectorAll(".pair > *")
-  const boxes = [...(pair.length ? pair : {FIGURES}.map((view) => view.el))].map((one) => one.getBoundingClientRect())
+  const [plots, all] = [{FIGURES}, Bokeh.index.roots].map((views) => views.map((view) => view.el))
+  const shown = [document.querySelectorAll(".pair > *"), plots, all].find((some) => some.length)
+  const boxes = [...shown].map((one) => one.getBoundingClientRect())
   const [left, top] = [Math.min(...boxes.map((one) => one.left)), Math.min(...boxes.map((one) => one.top))]
   const [right, bottom] = [Math.max(...boxes.map((one) => one.right)), Math.max(...boxes.map((one) => one.bottom))]
   return [left, top + scrollY, right - left, bottom - top]
 }}"""
 IDLE = "() => Bokeh.documents.every((document) => document.is_idle)"
+# each place of an app, or a static plot
+DRAWN = f"""() => {{
+  const count = Math.max(1, document.querySelectorAll("[data-bokeh-app]").length)
+  return window.Bokeh?.documents.length >= count && ({IDLE})()
+}}"""
 
 
 def sliders(page: Page) -> None:
@@ -96,9 +101,8 @@ BEFORE: dict[str, Callable[[Page], None]] = {"sliders": sliders, "shared": share
 
 def places() -> dict[str, str]:
     """Return {name: path} of what is to have a picture."""
-    apps = sorted(path.parent.name for path in (ROOT / "bokeh_app").glob("*/main.py"))
     others = {"greeter": "/members", "pair": "/pair", "plot": "/plot"}
-    return {**{name: f"/apps/{name}" for name in apps}, **others}
+    return {**{name: f"/apps/{name}" for name in apps.names()}, **others}
 
 
 def take(page: Page, url: str, name: str) -> None:
@@ -108,7 +112,7 @@ def take(page: Page, url: str, name: str) -> None:
     page.goto(url)
     if "/login" in page.url:
         log_in(page)
-    assert_plots_are_drawn(page, 2 if name in ("pair", "dyno") else 1)
+    page.wait_for_function(DRAWN, timeout=30_000)
     BEFORE.get(name, lambda page: None)(page)
     ratio = SIZE[0] / SIZE[1]
     page.evaluate(FIT, ratio)
