@@ -24,6 +24,7 @@ import pytest
 from browsing import assert_plots_are_drawn
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, token_in, wait_for
 from frames import frame
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from visitor import Visitor, change, find, is_open
 
 from bokeh_dyno.shared import private
@@ -64,8 +65,8 @@ def turned(attr, old, new):
         curdoc().add_next_tick_callback(lambda: end_later(how))
     elif new < 9:
         curdoc().add_next_tick_callback(lambda: begin(how))
-    elif new == 9:
-        curdoc().kept = bytearray(b"x" * 300_000_000)
+    elif new % 10 == 9:
+        curdoc().kept = getattr(curdoc(), "kept", None), bytearray(b"x" * 300_000_000)
     elif new == 10:
         print("begin" + "x" * 100_000_000 + "end")
         print("a word after it")
@@ -431,11 +432,15 @@ def test_a_page_whose_app_ends_workers_says_so_and_stops(project: Path, dyno: Ma
 def test_a_page_whose_session_ended_says_so_and_stops(site: Dyno, page) -> None:
     page.goto(f"http://127.0.0.1:{site.port}/with/ends")
     page.locator(".noUi-handle").first.wait_for()
-    page.evaluate("""async () => {
-        while (Bokeh?.documents?.length != 1) await new Promise((done) => setTimeout(done, 20))
-        Bokeh.documents[0].get_model_by_name("slider").value = 9
-    }""")
-    page.get_by_role("status").get_by_text("This plot has ended: it took more memory or time than it may.").wait_for()
+    page.wait_for_function("Bokeh.documents.length == 1")
+    told = page.get_by_role("status").get_by_text("This plot has ended: it took more memory or time than it may.")
+    # whose memory it is, is not known where another visitor's app has run meanwhile: then the next time counts
+    for value in (9, 19, 29):
+        page.evaluate("(value) => { Bokeh.documents[0].get_model_by_name('slider').value = value }", value)
+        with contextlib.suppress(PlaywrightTimeout):
+            told.wait_for(timeout=5000)
+            break
+    assert told.is_visible()
 
 
 def test_a_page_that_has_too_much_to_send_says_so_and_lives(site: Dyno, page) -> None:
