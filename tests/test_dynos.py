@@ -60,7 +60,7 @@ def test_pages_are_viewed_without_a_failure_while_each_dyno_is_replaced(
     wait_for("enough views", lambda: views.count() > max(ENOUGH, seen + 40), 60)
     outcomes = views.stop()
     record_property("figure", f"{outcomes.get('seen', 0)} views, each dyno replaced once, others: {len(outcomes) - 1}")
-    assert list(outcomes) == ["seen"]
+    assert list(outcomes) == ["seen"], site.log()
     assert_whole(page)  # it has been on each of them, and has the value that its visitor has left
     assert {line.split()[1] for line in Path(shared["TEST_COUNTER"]).read_text().splitlines()} >= {
         str(worker.pid) for one in dynos for worker in one.bokeh_workers()
