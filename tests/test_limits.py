@@ -537,6 +537,7 @@ def test_an_app_that_ends_workers_is_off_for_a_while_and_the_others_go_on(
         assert answer.status == 503
         assert "its app has failed" in answer.text
         wait_for("the worker", lambda: len(one.bokeh_workers()) == 3 and one.get("/healthz").status == 200)
+        wait_for("its line", lambda number=number: one.log().count("it ran bokeh_app/ends") >= number)
         assert one.log().count("it ran bokeh_app/ends") == number  # of one worker each time
     for _ in range(7):
         assert one.get(f"/bkapp/ends?how={how}").status == 503
