@@ -265,9 +265,10 @@ const follow = (bokeh) => {
     if (colours == null || colours.element.parentNode != place) by_place.set(place, colours = new Colours(place))
     colours.views.add(root)
     by_root.set(root, colours)
+    // glyphs were there before their root had a place
+    if (colours.text) for (const view of root.views.all_views()) if (view.glyph != null) void view.set_visuals()
     native()
     place.append(colours.element) // behind the root, which may be the first of its place for a style sheet
-    if (colours.text) paint(root) // of the glyphs, which were there before it had a place
   })
 }
 
