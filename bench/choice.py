@@ -12,7 +12,7 @@ from dyno_under_test import free_port
 
 from bench.browser import on_a_slow_line, wait_until_idle
 from bench.client import WrongAnswer, get
-from bench.edits import APP, PANEL, SLIDER, STREAMLIT, titled
+from bench.edits import APP, PANEL, SLIDER, STREAMLIT, other, run_alone, titled
 from bench.line import Direction
 from bench.peers import PATH, dyno, lasting
 from bench.server import Server, Urls
@@ -105,11 +105,8 @@ def bokeh_asgi(server: Server) -> Urls:
 
 def alone(server: Server, app: str, command: str, ready: str, views: str) -> Urls:
     """Run a server that has one app, and no site."""
-    port, folder = free_port(), server.folder / "edited"
-    folder.mkdir(parents=True)
-    (folder / "main.py").write_text(app)
-    server.run(command.format(port=port))
-    return Urls("", [f"http://127.0.0.1:{port}{ready}"], views=f"http://127.0.0.1:{port}{views}")
+    urls = other(server, app, command, ready, views)
+    return Urls("", urls.ready, views=urls.views)
 
 
 def named(adapter: Callable[[Server], Urls]) -> str:
@@ -193,16 +190,11 @@ def choice(run: Run) -> Iterator[Table]:
     )
 
     def once(name: str) -> None:
-        server = Server(name, CHOICES[name], "")
-        try:
-            server.start()
-            server.wait()
+        def use(server: Server, _: float) -> None:
             with on_a_slow_line() as (browser, down):
                 table.add(name, look(browser, down, server))
-        except (WrongAnswer, OSError) as error:
-            raise WrongAnswer(f"{error}\n{server.log()[-1000:]}") from error
-        finally:
-            server.stop()
+
+        run_alone(name, CHOICES[name], use)
 
     run.in_turns(table, CHOICES, once)
     yield table

@@ -84,12 +84,12 @@ def login() -> ResponseReturnValue:
         return redirect(target, 303)
     if request.method == "GET":
         return render_template("login.html", target=target)
-    wrong, visitor = current_app.extensions["wrong_passwords"], network(request.remote_addr or "")
-    if not wrong.test(WRONG, visitor):
+    wrong, address = current_app.extensions["wrong_passwords"], network(request.remote_addr or "")
+    if not wrong.test(WRONG, address):
         raise TooManyRequests("These were too many wrong passwords. Please wait a minute.", retry_after=60)
     name, password = request.form.get("name", ""), request.form.get("password", "")
     if not matches(name, password):
-        wrong.hit(WRONG, visitor)
+        wrong.hit(WRONG, address)
         error = current_app.config["DEMO_PASSWORD"] and "This name and password do not belong together."
         return render_template("login.html", target=target, name=name, error=error), 403
     login_user(User(name))

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -342,6 +342,16 @@ class Dyno:
             return wait_for(f"{pattern!r} in the log", lambda: re.search(pattern, self.log(), re.MULTILINE), seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") from None
+
+
+def until_stopped(one: Dyno, scratch: Path) -> Iterator[Dyno]:
+    """Start a dyno and yield it, for a fixture; stop it then, and remove the folder that it is in."""
+    try:
+        yield one.start()
+        assert one.stop() == 0, one.log()
+    finally:
+        one.clean_up()
+        shutil.rmtree(scratch)
 
 
 def is_alive(process: psutil.Process) -> bool:

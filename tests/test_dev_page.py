@@ -8,7 +8,6 @@ import json
 import os
 import queue
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from browsing import assert_plots_are_drawn, turn_slider
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_folder, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_folder, until_stopped, wait_for
 from playwright.sync_api import Page
 
 SCRIPT = ROOT / "bokeh_dyno/page/dev.js"
@@ -141,12 +140,7 @@ def shown(events: Events) -> Iterator[Dyno]:
         # A REDIRECT"""
     routing.write_text(routing.read_text().replace("        # A REDIRECT", routes))
     one = Dyno(folder, {"TEST_COUNTER": str(scratch / "runs"), "BOKEH_WORKERS": "1", "WEB_CONCURRENCY": "1"})
-    try:
-        yield one.start()
-        assert one.stop() == 0, one.log()
-    finally:
-        one.clean_up()
-        shutil.rmtree(scratch)
+    yield from until_stopped(one, scratch)
 
 
 NUMBERS = itertools.count()

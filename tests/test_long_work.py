@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis_under_test
-from dyno_under_test import INHERITED, ROOT, Dyno, copy_project, is_alive, temporary_folder, wait_for
+from dyno_under_test import INHERITED, ROOT, Dyno, copy_project, is_alive, temporary_folder, until_stopped, wait_for
 from redis_under_test import RedisServer, needs_redis
 from rq import Callback, Queue
 from rq.serializers import JSONSerializer
@@ -65,12 +65,7 @@ def site(redis: RedisServer) -> Iterator[Dyno]:
     """A dyno that leaves the work to others."""
     scratch = temporary_folder()
     one = Dyno(copy(scratch / "app"), env(redis))
-    try:
-        yield one.start()
-        assert one.stop() == 0, one.log()
-    finally:
-        one.clean_up()
-        shutil.rmtree(scratch)
+    yield from until_stopped(one, scratch)
 
 
 class RqWorker:

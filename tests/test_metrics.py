@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from browsing import assert_plots_are_drawn
-from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_folder, wait_for
+from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_folder, until_stopped, wait_for
 from prometheus_client.parser import text_string_to_metric_families as families
 from visitor import Visitor, change, find
 
@@ -89,12 +88,7 @@ def site() -> Iterator[Dyno]:
     one = Dyno(
         folder, {"METRICS_TOKEN": TOKEN, "VISITOR_SESSIONS": "2", "BOKEH_WORKERS": "1", "GENERATION_LIFETIME": "0"}
     )
-    try:
-        yield one.start()
-        assert one.stop() == 0, one.log()
-    finally:
-        one.clean_up()
-        shutil.rmtree(scratch)
+    yield from until_stopped(one, scratch)
 
 
 # --- who may have it ---

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
+from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, until_stopped, wait_for
 
 APP = """
 from bokeh.io import curdoc
@@ -80,12 +79,7 @@ def themed() -> Iterator[Dyno]:
     head = '<head><meta charset="utf-8">'
     module.write_text(module.read_text().replace(head, f"{head}<style>{{{{ request.args.css }}}}</style>"))
     one = Dyno(folder)
-    try:
-        yield one.start()
-        assert one.stop() == 0, one.log()
-    finally:
-        one.clean_up()
-        shutil.rmtree(scratch)
+    yield from until_stopped(one, scratch)
 
 
 @pytest.fixture
@@ -353,7 +347,7 @@ def test_only_pages_that_nobody_else_has_a_say_in_are_said_to_be_light_and_dark(
         if template:
             document.template = template
         PageScript(settings.read(), "/bkapp/app", []).modify_document(document)
-        return document.template_variables["is_default"]
+        return document.template_variables["is_default"]()
 
     assert is_said(Div())
     assert not is_said(Foreign())

@@ -71,7 +71,7 @@ class PageScript(Handler):
   data-bokeh-later="{{ all_scripts | reject("in", found.scripts) | list | tojson | forceescape }}"></script>
 {%- endset -%}
 {%- set bokeh_js -%}
-{%- if is_default %}
+{%- if is_default() %}
 <meta name="color-scheme" content="light dark">
 {%- endif %}
 {{ script }}
@@ -99,16 +99,17 @@ class PageScript(Handler):
         this = weakref.ref(doc)  # a reference to it from itself would keep it until the garbage collector comes
         if doc.title == DEFAULT_TITLE:
             doc.title = apps.title(self._name)
-        page = doc.template or FILE
-        if isinstance(page, str) or page is FILE:
-            page = _with_blocks(page if isinstance(page, str) else DEFAULT)
+        is_bokehs = doc.template in (None, FILE)
+        page = DEFAULT if is_bokehs else doc.template
+        if isinstance(page, str):
+            page = _with_blocks(page)
         doc.template_variables.update(
             self._variables,
             needs=lambda: self._needs(this()),
             policy=lambda fresh: self._policy(this(), fresh),
             app_page=page,
             # nobody else has a say in its colours: no author's template, no models such as Panel's, which are light
-            is_default=doc.template in (None, FILE) and not needs.has_own(doc),
+            is_default=lambda: is_bokehs and (known := this()) is not None and not needs.has_own(known),
         )
         doc.template = self.TEMPLATE
 

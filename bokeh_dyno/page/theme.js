@@ -208,13 +208,18 @@ const follows = (model) => {
 
 const BLACK = /^(black|#000(000)?)$/, WHITE = /^(white|#fff(fff)?)$/i
 
+// What CSS is asked for here, and the property that decides; all else, of which there is much at each drawing, is Bokeh's
+/** @type {Record<string, string>} */
+const THEMED = {"line-color": "line_color", "line-alpha": "line_color", "fill-color": "fill_color", "text-color": "text_color",
+  "text-font": "text_font"}
+
 // What is about to be drawn has this colour, or font; "" where it is Bokeh's, or the app's
 /** @type {(visual: any, name: string) => string} */
 const themed = (visual, name) => {
+  const property = visual[THEMED[name] ?? ""]
   const {obj} = visual, {model} = obj
-  const colours = by_root.get(obj.root)
-  const property = visual[name.replaceAll("-", "_").replace("line_alpha", "line_color")]
-  if (colours == null || property == null || property.is_unset) return ""
+  const colours = property && by_root.get(obj.root)
+  if (colours == null || property.is_unset) return ""
   const value = property.get_value()
   // a model that another one has made for itself, as a colour bar its axis, has all its properties set
   const is_chosen = property.dirty && (model.document != null || value != property.default_value(model))
