@@ -72,6 +72,35 @@ def test_a_killed_gunicorn_worker_costs_only_what_it_held(project: Path, dyno: M
     assert one.stop() == 0
 
 
+QUITS = """
+import os, signal, threading
+
+_acquire = threading.Semaphore.acquire
+
+
+def acquire(semaphore, *arguments, **keywords):  # a pool of threads looks for an idle one
+    if threading.current_thread() is threading.main_thread() and os.path.exists("quits"):
+        os.unlink("quits")
+        signal.raise_signal(signal.SIGQUIT)
+    return _acquire(semaphore, *arguments, **keywords)
+
+
+threading.Semaphore.acquire = acquire
+"""
+
+
+def test_a_gunicorn_worker_that_is_to_end_while_it_hands_over_a_request_ends(project: Path, dyno: MakeDyno):
+    site = project / "flask_app" / "__init__.py"
+    site.write_text(site.read_text() + QUITS)
+    one = dyno(project, {"WEB_CONCURRENCY": "1"}).start()
+    (worker,) = gunicorn(one)[1:]
+    (project / "quits").touch()
+    threading.Thread(target=one.get, args=("/echo",), daemon=True).start()
+    wait_for("its end", lambda: not is_alive(worker), 5)
+    wait_for("the next", lambda: one.get("/healthz").status == 200)
+    assert one.stop() == 0
+
+
 @pytest.mark.parametrize("who", ["gunicorn", "bokeh", "nginx", "honcho", "what prints for a backend"])
 def test_the_death_of_a_first_process_ends_the_whole_dyno_with_an_error(project: Path, dyno: MakeDyno, who: str):
     one = dyno(project).start()

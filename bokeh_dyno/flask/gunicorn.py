@@ -12,6 +12,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import; gunicorn's handler comes later
 
 import contextlib
+import functools
 import gc
 import mmap
 import os
@@ -30,6 +31,7 @@ import gunicorn.errors
 import gunicorn.glogging
 import gunicorn.sock
 import jinja2
+from gunicorn.workers.base import Worker
 
 from bokeh_dyno.flask import dev, headers
 from bokeh_dyno.page import policy
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.config import Config
     from gunicorn.http.message import Request
-    from gunicorn.workers.base import Worker
 
 buildpack.prepare()
 policy.mark_templates()  # before the site is imported, which may compile some at once
@@ -202,6 +203,9 @@ def _prepare(site: WSGIApplication) -> None:
 
 def post_worker_init(worker: Worker) -> None:
     """Have the worker stop gracefully at another signal, and watch the start script; a thread here, for the master forks."""
+    # its own handler shuts the pool of threads, and would wait for ever for a lock that this thread holds while it hands over a
+    # request; what Python does at its exit shuts it as well
+    signal.signal(signal.SIGQUIT, functools.partial(Worker.handle_quit, worker))
     if "DYNO_PID" in os.environ:
         signal.signal(GRACEFUL, worker.handle_exit)
         signal.siginterrupt(GRACEFUL, False)
