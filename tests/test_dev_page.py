@@ -25,7 +25,7 @@ from bokeh_dyno.flask import BokehApps
 
 def create_app():
     app = Flask(__name__)
-    app.config["TEMPLATES_AUTO_RELOAD"] = True
+    app.jinja_env.cache = None  # as below bin/dev
     BokehApps(app)
     app.add_url_rule("/<name>", "page", lambda name: render_template(f"{name}.html"), methods=["GET", "POST"])
     app.add_url_rule("/login", "login", lambda: "<title>Log in</title><body>Log in</body>")

@@ -132,6 +132,32 @@ def test_a_further_process_that_ends_stops_the_dyno_in_order(project: Path, dyno
     one.assert_nothing_left()
 
 
+CHATTER = """
+import signal, time
+
+lines = 0
+over = []
+signal.signal(signal.SIGINT, lambda *_: over.append(True))
+while not over:
+    print("\\n".join(f"line {lines + number}" for number in range(100)), flush=True)
+    lines += 100
+    time.sleep(0.01)
+print(f"{lines} lines", flush=True)
+"""
+
+
+def test_a_stop_while_lines_are_printed_costs_none_of_them(project: Path, dyno: MakeDyno):
+    (project / "chatter.py").write_text(CHATTER)
+    with (project / "Procfile.dyno").open("a") as procfile:
+        procfile.write("chatter: exec python chatter.py\n")
+    one = dyno(project).start()
+    one.wait_for_log("line 10000$")
+    assert one.stop() == 0
+    (count,) = re.findall(r"\| ([0-9]+) lines$", one.log(), re.MULTILINE)
+    assert len(re.findall(r"\| line [0-9]+$", one.log(), re.MULTILINE)) == int(count)
+    assert "Traceback" not in one.log()
+
+
 def test_a_bokeh_worker_that_dies_again_and_again_ends_the_dyno_with_the_reason(project: Path, dyno: MakeDyno):
     one = dyno(project).start()
     end = time.monotonic() + 60

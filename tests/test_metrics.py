@@ -199,7 +199,7 @@ def test_the_series_of_a_generation_go_with_it(site: Dyno) -> None:
     assert now.sum("generation_state", generation=second, state="serving") == 1
     assert now.sum("generation_state") == 1
     assert time.time() - 60 < now.sum("generation_start_time_seconds", generation=second) < time.time()
-    assert first not in site.get("/metrics").text
+    assert f'"{first}"' not in site.get("/metrics").text
 
 
 def test_sessions_and_websockets(site: Dyno) -> None:

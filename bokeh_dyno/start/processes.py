@@ -130,14 +130,15 @@ class Tree:
                     self._of_procfile.setdefault(process.pid, (name, parent.pid))
 
     def interrupt(self) -> None:
-        """Have all of it end in order: SIGINT to all but the workers, which their masters stop.
+        """Have all of it end in order: SIGINT to all but the workers, which their masters stop, and honcho.
 
-        One of gunicorn's may hang when told twice.
+        One of gunicorn's may hang when told twice. honcho, told while it writes a line, ends with a traceback and without
+        the lines that are left; untold it ends with the last of its processes.
         """
         processes = self.processes()
         masters = set(self.masters().values())
         workers = {child.pid for process in processes if process.pid in masters for child in _children(process.pid)}
-        _signal_all(signal.SIGINT, [process for process in processes if process.pid not in workers])
+        _signal_all(signal.SIGINT, [one for one in processes if one.pid not in workers and not _is_honcho(one)])
 
     def rest(self) -> list[psutil.Process]:
         """Return what still lives, after telling those to end whose parent has ended: a pool of processes of an app, say."""
@@ -214,6 +215,12 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return f"{process.name()} {process.pid}"
     return str(process.pid)
+
+
+def _is_honcho(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "honcho" in (os.path.basename(word) for word in process.cmdline()[:3])
+    return False
 
 
 def _procfile_name(process: psutil.Process) -> str:
