@@ -185,6 +185,15 @@ def test_ctrl_c_before_anything_has_started_is_no_traceback(project: Path, dyno:
         assert not re.search(r'File "[^"]*/bokeh_dyno/', one.log()), f"after {milliseconds} ms:\n{one.log()}"
 
 
+def test_what_is_begun_in_the_moment_of_the_stop_is_stopped_too(project: Path, dyno: MakeDyno) -> None:
+    begin = "for number in $(seq 2000); do (sleep 60 &); done; sleep 60"  # each outlives its parent
+    one = dyno(project, command=["bin/start-nginx", "bash", "-c", begin]).launch()
+    wait_for("some of them", lambda: len(one.find("^sleep 60")) > 20)
+    one.process.send_signal(signal.SIGINT)
+    assert one.wait(4) == 0
+    one.assert_nothing_left()
+
+
 def answer_the_close(websocket: socket.socket) -> None:
     """Read until the server closes the WebSocket, and close it as a browser does."""
     payload = next(payload for first, payload in Frames(websocket) if first & 15 == CLOSE)

@@ -189,8 +189,11 @@ class Generation:
         return not self.tree.rest()
 
     def kill(self) -> list[str]:
-        """Kill what there is of it, and return the name and pid of each."""
-        return self.tree.kill()
+        """Kill what there is of it, and return the name and pid of each; its sessions are gone with that."""
+        killed = self.tree.kill()
+        with contextlib.suppress(OSError):
+            (self.folder / "workers").unlink()
+        return killed
 
     def clear(self) -> None:
         """Remove its folder."""

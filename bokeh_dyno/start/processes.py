@@ -149,16 +149,19 @@ class Tree:
         return processes
 
     def kill(self) -> list[str]:
-        """Kill every process of it, and wait until they are gone; return the name and pid of each."""
-        processes = self.processes()
-        names = [_name(process) for process in processes]
-        _signal_all(signal.SIGKILL, processes)
+        """Kill every process of it until none is left, those begun meanwhile too; return the name and pid of each."""
+        names: dict[int, str] = {}
         end = time.monotonic() + KILL_SECONDS
-        while (self.processes() or self._all.pid(self._name)) and time.monotonic() < end:
-            self._all.reap()
+        while (processes := self.processes()) or self._all.pid(self._name):
+            for process in processes:
+                names.setdefault(process.pid, _name(process))
+            _signal_all(signal.SIGKILL, processes)
+            if time.monotonic() > end:
+                break
             time.sleep(0.02)
+            self._all.reap()
         self._all.ended.pop(self._name, None)
-        return names
+        return list(names.values())
 
     def memory(self, name: str = "") -> int:
         """Return the bytes that it takes, or one of the Procfile's processes with all below: what is shared counts once."""
@@ -175,12 +178,13 @@ class Tree:
         return total
 
     def processes(self) -> list[psutil.Process]:
-        """Return every living process of it: below COMMAND, and those whose parents have ended."""
+        """Return every living process of it: below COMMAND, and those whose parents have ended, with what is below them."""
         pid = self._all.pid(self._name)
         found = [*_alive([psutil.Process(pid)]), *_children(pid)] if pid and psutil.pid_exists(pid) else []
-        known = {process.pid for process in found}
-        orphans = [one for one in self._all.orphans() if one.pid not in known and self._is_ours(one)]
-        return found + orphans
+        for orphan in self._all.orphans():
+            if orphan.pid not in {process.pid for process in found} and self._is_ours(orphan):
+                found += [orphan, *_children(orphan.pid)]
+        return found
 
     def _is_ours(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
