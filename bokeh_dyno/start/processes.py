@@ -50,6 +50,10 @@ class Children:
         """Return the pid of a child, None when it has ended or never was."""
         return next((pid for pid, what in self._pids.items() if what == name), None)
 
+    def name(self, pid: int) -> str | None:
+        """Return the name of a child, None of an orphan and of what another process has started."""
+        return self._pids.get(pid)
+
     def reap(self) -> None:
         """Collect ended children and orphans; those that have a name are then in `ended`."""
         while True:
@@ -179,12 +183,14 @@ class Tree:
 
     def processes(self) -> list[psutil.Process]:
         """Return every living process of it: below COMMAND, and those whose parents have ended, with what is below them."""
-        pid = self._all.pid(self._name)
-        found = [*_alive([psutil.Process(pid)]), *_children(pid)] if pid and psutil.pid_exists(pid) else []
-        for orphan in self._all.orphans():
-            if orphan.pid not in {process.pid for process in found} and self._is_ours(orphan):
-                found += [orphan, *_children(orphan.pid)]
-        return found
+        found: dict[int, psutil.Process] = {}
+        for process in _children(os.getpid()):  # parents come before their children
+            with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                name, parent = self._all.name(process.pid), process.ppid()
+                is_orphan = parent == os.getpid() and name is None
+                if name == self._name or parent in found or (is_orphan and self._is_ours(process)):
+                    found[process.pid] = process
+        return list(found.values())
 
     def _is_ours(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
