@@ -24,6 +24,7 @@ def test_two_parts_of_the_benchmark_measure_this_dyno(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"| {TITLES['dyno']} |" in run.stdout
+    assert " failed: " not in run.stdout, run.stdout + run.stderr
     assert "killed" not in run.stderr
     parts = json.loads(results.read_text())["parts"]
     (pages,), (views,) = parts["flask"], parts["views"]
