@@ -253,7 +253,15 @@ def test_a_process_that_an_app_has_started_may_end(project: Path, dyno: MakeDyno
     app = project / "bokeh_app" / "counter" / "main.py"
     app.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '1'])\n{app.read_text()}")
     one = dyno(project).start()
-    wait_for("the process to end", lambda: not one.find("^sleep 1$"))
+    (master,) = {worker.ppid() for worker in one.bokeh_workers()}
+
+    def is_there() -> bool:
+        try:
+            return any(child.name() == "sleep" for child in psutil.Process(master).children())
+        except psutil.NoSuchProcess:  # it was reaped in between
+            return False
+
+    wait_for("the process to end", lambda: not is_there())
     assert one.get("/bkapp/counter").status == 200
     assert len(one.bokeh_workers()) == 2
     assert one.stop(signal.SIGTERM) == 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browsing import assert_plots_are_drawn, source_values, turn_slider
+from browsing import assert_plots_are_drawn, forget_a_missing_worker, source_values, turn_slider
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, wait_for
 from playwright.sync_api import Page
 
@@ -261,6 +261,7 @@ def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
         page.wait_for_function("() => document.querySelector('[data-bokeh-token] > [style*=hidden]')")
         wait_for("the workers", lambda: one.get("/healthz").status == 200)
     assert_whole(page)
+    forget_a_missing_worker(page)
 
 
 def test_the_script_on_a_page_twice_shows_each_app_once(one: Dyno, page: Page):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from browsing import assert_plots_are_drawn, source_values, turn_slider
+from browsing import assert_plots_are_drawn, forget_a_missing_worker, source_values, turn_slider
 from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder, until_stopped, wait_for
 
 APP = """
@@ -223,6 +223,7 @@ def test_a_page_that_comes_back_is_dark_and_has_its_values(themed: Dyno, seen, p
     page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != window.before")
     has_ground(page, CANVAS)
     assert source_values(page) == values
+    forget_a_missing_worker(page)
 
 
 # --- widgets ----------------------------------------------------------------------------------------------------------
