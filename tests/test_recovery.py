@@ -197,6 +197,7 @@ def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page, be
     before = runs(one)
     wait_for("the app to run again", lambda: runs(one) > before)
     assert_whole(page)
+    forget_a_missing_worker(page)
 
 
 def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, address: Address, page: Page, record_property):
@@ -240,6 +241,7 @@ def test_a_page_that_was_about_to_be_left_comes_back_too(one: Dyno, page: Page, 
     wait_for("the app to run again", lambda: page.wait_for_timeout(10) or runs(one) > before)
     assert_whole(page)
     take_out_what_the_absence_caused(page)
+    forget_a_missing_worker(page)
 
 
 def test_what_the_visitor_changes_during_the_absence_is_kept_too(one: Dyno, address: Address, page: Page):
@@ -330,6 +332,7 @@ def test_a_loss_while_the_views_are_made(one: Dyno, page: Page):
     page.wait_for_function("() => performance.getEntriesByType('resource').some((one) => one.initiatorType == 'fetch')")
     turn_slider(page, 3)
     assert_whole(page)
+    forget_a_missing_worker(page)
 
 
 def test_a_page_that_lost_its_network_finds_the_very_same_session(one: Dyno, page: Page):
@@ -354,6 +357,7 @@ def test_an_app_without_widgets_comes_back(one: Dyno, page: Page):
         worker.kill()
     page.wait_for_function(WHOLE % 1, timeout=10_000)
     assert_plots_are_drawn(page, 1)
+    forget_a_missing_worker(page)
 
 
 def test_two_apps_on_a_page_come_back_each_with_its_own_values(one: Dyno, address: Address, page: Page):
