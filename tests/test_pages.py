@@ -531,7 +531,7 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(example_site: Dyno, 
     begin.click()
     page.locator(".sheet").get_by_text("it is in the orange band").wait_for(timeout=120_000)
     assert len(band()) > 500
-    assert not example_site.find(r"sea_surface\.band")
+    wait_for("the process, which has said all, to end", lambda: not example_site.find(r"sea_surface\.band"))
     turn_slider(page, 3)
     wait_for("no band around another average", lambda: band() == [])
 
