@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
 from dyno_under_test import BOOT, ROOT, STOP, Dyno, free_port, token_in, wait_for
@@ -78,6 +79,7 @@ class Dev:
         self.dyno, self.folder = dyno, dyno.folder
         self.events: list[dict] = []
         self._seen = 0  # of them, when something was last edited
+        self._hears = False  # what is told now: after `serving` the stream ends, and is listened to anew
         self._stops = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -86,7 +88,11 @@ class Dev:
         self.dyno.launch()
         self._thread.start()
         said = self.dyno.log
-        check = (lambda: self.generation()) if serves else (lambda: self.heard("hello", lambda one: one["errors"]))
+        check = (
+            (lambda: self.generation() and self._hears)
+            if serves
+            else (lambda: self.heard("hello", lambda one: one["errors"]))
+        )
         try:
             wait_for("bin/dev", lambda: check() or self.dyno.process.poll() is not None, BOOT)
         except AssertionError as error:
@@ -110,12 +116,18 @@ class Dev:
         told = [one["errors"] for one in self.events if "errors" in one]
         return told[-1] if told else []
 
-    def edit(self, name: str, text: str) -> None:
-        """Save a file as most editors do; what the page heard before is not looked at any more."""
+    def edit(self, name: str, text: str, *, in_place: bool = False) -> None:
+        """Save a file; what the page heard before is not looked at any more.
+
+        Most editors put it in place whole; one that writes in_place may be seen before it has written anything.
+        """
+        wait_for("the stream", lambda: self._hears)
         self._seen = len(self.events)
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        fresh = path if in_place else self.folder / ".saved"
+        fresh.write_text(text)
+        fresh.replace(path)
 
     def replace(self, name: str, old: str, new: str) -> None:
         """Save a file with `new` in the place of `old`."""
@@ -146,7 +158,9 @@ class Dev:
                 response = connection.getresponse()
                 while line := response.readline():
                     if line.startswith(b"data: "):
-                        self.events.append(json.loads(line[6:]))
+                        event = json.loads(line[6:])
+                        self._hears = event["type"] != "serving"
+                        self.events.append(event)
             connection.close()
             time.sleep(0.02)
 
@@ -178,6 +192,7 @@ def test_each_edit_gets_what_it_needs_and_no_more(dev: MakeDev) -> None:
     get = one.dyno.get
     assert "before" in get("/").text
     before = backends(one)
+    assert before
 
     one.edit("flask_app/static/site.css", "h1 { color: blue }\n")
     assert one.wait("styles")["files"] == ["static/site.css"]
@@ -206,7 +221,7 @@ def test_each_edit_gets_what_it_needs_and_no_more(dev: MakeDev) -> None:
         one.wait("building")
         assert one.wait("serving")["generation"] != was
         assert shows in get(path).text
-    assert not backends(one) & before
+    wait_for("the end of the first ones", lambda: not {process.pid for process in one.dyno.processes()} & before, STOP)
     one.edit("bokeh_app/fresh/main.py", (one.folder / "bokeh_app/plain.one/main.py").read_text())
     one.wait("serving")
     assert get("/bkapp/fresh").status == 200
@@ -219,8 +234,13 @@ def test_each_edit_gets_what_it_needs_and_no_more(dev: MakeDev) -> None:
 
 
 def backends(one: Dev) -> set[int]:
-    """Return the processes that run the site and the apps."""
-    return {process.pid for process in one.dyno.find(r"gunicorn|bokeh_dyno\.bokeh")}
+    """Return the processes that run the site and the apps: the generation that serves, without the spare one."""
+    found = set()
+    for process in one.dyno.find(r"gunicorn|bokeh_dyno\.bokeh"):
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("DYNO_GENERATION") == one.generation():
+                found.add(process.pid)
+    return found
 
 
 def test_saves_that_come_together_are_one_and_the_last_one_counts(dev: MakeDev) -> None:
@@ -274,8 +294,9 @@ def test_what_is_not_the_sites_starts_nothing(dev: MakeDev) -> None:
     (one.folder / "other" / "pyvenv.cfg").write_text("")
     (one.folder / "other" / "new.py").write_text("")
     os.utime(one.folder / "flask_app")
-    one.edit("flask_app/static/site.css", "")  # after which what came before it would have been told
-    one.wait("styles")
+    for text in ("", "h1 {}"):  # twice: of what came before the first, a generation is told after its styles
+        one.edit("flask_app/static/site.css", text)
+        one.wait("styles")
     assert {event["type"] for event in one.events} <= {"hello", "notice", "serving", "errors", "styles"}
 
 
@@ -285,7 +306,7 @@ def test_a_folder_of_files_from_another_place_is_watched_as_well(dev: MakeDev, s
     (scratch / "moved" / "deep" / "one.css").write_text("")
     (scratch / "moved").rename(one.folder / "flask_app" / "static" / "moved")
     assert one.wait("styles")["files"] == ["static/moved/deep/one.css"]
-    one.edit("flask_app/static/moved/deep/one.css", "h1 {}")
+    one.edit("flask_app/static/moved/deep/one.css", "h1 {}", in_place=True)
     one.wait("styles")
 
 
@@ -453,8 +474,8 @@ def test_a_site_that_cannot_start_says_so_on_its_port_and_is_started_by_an_edit(
     assert message.split(": ")[-1].split(" line ")[0] in answer.text
     for path, text in texts.items():
         one.edit(str(path.relative_to(one.folder)), text)
-    wait_for("the site", one.generation, BOOT)
-    assert one.errors() == []
+    # of several files, some may have been seen before the others
+    wait_for("the site", lambda: one.generation() and one.errors() == [], BOOT)
     assert "before" in one.dyno.get("/").text
     one.stop()
 

@@ -80,12 +80,12 @@ class Events:
                     self.end_headers()
                     self.wfile.write(SCRIPT.read_bytes())
                     return
+                mine: queue.Queue = queue.Queue()
+                mine.put(dict(this.hello))
+                this.count += 1
+                this._open.append(mine)  # before a test sees that the answer begins
                 self.send_header("Content-Type", "text/event-stream")
                 self.end_headers()
-                mine: queue.Queue = queue.Queue()
-                mine.put(this.hello)
-                this.count += 1
-                this._open.append(mine)
                 try:
                     while (message := mine.get()) is not None:
                         self.wfile.write(f"data: {json.dumps(message)}\n\n".encode())
@@ -136,11 +136,17 @@ def shown(events: Events) -> Iterator[Dyno]:
     routing = folder / "config" / "nginx.conf.erb"
     routes = f"""        proxy_set_header Accept-Encoding "";
         sub_filter '</body>' '<script src="/dyno-dev/page.js" data-method="$request_method"></script></body>';
-        location /dyno-dev/ {{ proxy_pass http://127.0.0.1:{events.port}; proxy_buffering off; }}
+        location /dyno-dev/ {{ proxy_pass http://127.0.0.1:{events.port}; proxy_buffering off; proxy_read_timeout 1h; }}
         # A REDIRECT"""
     routing.write_text(routing.read_text().replace("        # A REDIRECT", routes))
     one = Dyno(folder, {"TEST_COUNTER": str(scratch / "runs"), "BOKEH_WORKERS": "1", "WEB_CONCURRENCY": "1"})
     yield from until_stopped(one, scratch)
+
+
+def save(one: Dyno, name: str, text: str) -> None:
+    """Save a file at once: nobody reads the half of it."""
+    (fresh := one.folder / ".saved").write_text(text)
+    fresh.replace(one.folder / name)
 
 
 NUMBERS = itertools.count()
@@ -156,12 +162,10 @@ class Edited:
 
     def write(self, main: str, head: str = "", title: str = "a page") -> None:
         text = PAGE.replace("{title}", title).replace("{head}", head).replace("{main}", main)
-        file = self.dyno.folder / "flask_app" / "templates" / f"{self.name}.html"
-        (fresh := file.with_suffix(".new")).write_text(text)
-        fresh.replace(file)  # nobody reads the half of it
+        save(self.dyno, f"flask_app/templates/{self.name}.html", text)
 
     def style(self, text: str, name: str = "site.css") -> None:
-        (self.dyno.folder / "flask_app" / "static" / name).write_text(text)
+        save(self.dyno, f"flask_app/static/{name}", text)
 
     def open(self, main: str, head: str = "", path: str = "") -> Page:
         """Write the page, open it, and mark its window: a page that is loaded anew has no such mark."""
@@ -565,9 +569,12 @@ def test_the_template_of_an_apps_own_page_is_put_in_place(edited: Edited, when: 
         lose(edited)
     before = runs(edited.dyno)
     if when == "meanwhile":
+        page.evaluate("""() => new MutationObserver(() => {
+          window.beside ||= document.querySelector("body [style*=hidden]") != null
+        }).observe(document.body, {subtree: true, childList: true, attributes: true})""")
         for worker in edited.dyno.bokeh_workers():
             worker.kill()
-        page.wait_for_function("document.querySelector('body [style*=hidden]')")
+        page.wait_for_function("window.beside")  # the view that comes next, for a fifth of a second
     edited.events.send(type="serving", generation=f"b{when}")
     page.wait_for_function("document.querySelector('section > div')")
     if when == "before":
@@ -755,7 +762,7 @@ def edit(one: Dyno, name: str, old: str, new: str) -> None:
     """Save a file with something else in it."""
     text = (one.folder / name).read_text()
     assert old in text
-    (one.folder / name).write_text(text.replace(old, new))
+    save(one, name, text.replace(old, new))
 
 
 def open_in_dev(one: Dyno, page: Page, path: str = "/one") -> None:
@@ -853,12 +860,12 @@ def test_an_edit_that_does_not_run_is_shown_and_the_page_goes_on(dev: Dyno, page
 
 
 def test_an_apps_own_page_gets_its_template_and_its_further_parts(dev: Dyno, page: Page) -> None:
-    folder = dev.folder / "bokeh_app/counter/templates"
+    name = "bokeh_app/counter/templates/index.html"
     open_in_dev(dev, page, "/bkapp/counter")
-    folder.mkdir()
+    (dev.folder / name).parent.mkdir()
     parts = "{% for root in roots %}{{ embed(root) }}{% endfor %}"
     template = f"{{% extends base %}}{{% block contents %}}<h1>Mine</h1>{parts}{{% endblock %}}"
-    (folder / "index.html").write_text(template)
+    save(dev, name, template)
     page.get_by_role("heading", name="Mine").wait_for()
     page.wait_for_function(WHOLE % 1)
     assert page.evaluate(HEIGHTS) == [4]
@@ -871,7 +878,7 @@ def test_an_apps_own_page_gets_its_template_and_its_further_parts(dev: Dyno, pag
     assert_plots_are_drawn(page, 1)
     assert page.evaluate("window.marked"), "it was loaded anew"
     # where each has a place of its own, a further one cannot be put in place
-    (folder / "index.html").write_text(template.replace("{{ embed(root) }}", "<h2>Part</h2>{{ embed(root) }}"))
+    edit(dev, name, "{{ embed(root) }}", "<h2>Part</h2>{{ embed(root) }}")
     page.wait_for_function("document.querySelectorAll('h2').length == 2")
     edit(
         dev,

@@ -38,14 +38,17 @@ def redis() -> Iterator[RedisServer]:
 
 
 def copy(folder: Path) -> Path:
-    """Copy the project with this app alone, half of its work, which takes its time on any machine, and less patience."""
+    """Copy the project with this app alone, half of its work, which takes its time on any machine, and less patience.
+
+    What has come of the work stays until a test has looked at it, however long the rest of that takes.
+    """
     copy_project(folder)
     for name in OTHERS:
         shutil.rmtree(folder / "bokeh_app" / name)
     for name, before, after in (
         ("band.py", "DRAWS, STEPS = 2_000", "DRAWS, STEPS = 1_000"),
         ("band.py", "in range(STEPS):\n", "in range(STEPS):\n        __import__('time').sleep(0.1)\n"),
-        ("work.py", "NOBODY = 4.0", "NOBODY = 2.0"),
+        ("work.py", "KEPT = 60", "KEPT = 600"),
         ("work.py", "SILENT = 12.0", "SILENT = 5.0"),
         ("worker.py", "AGAIN = 5", "AGAIN = 1"),
     ):
@@ -153,12 +156,13 @@ def test_a_worker_computes_tells_how_far_it_is_and_can_be_cancelled(
             second.wait_for(DONE)
     with Guest(site) as third:
         third.wait_for('"attr": "value"')
-    wait_for("the end of the work of a visitor who has left", lambda: not worker.is_at_work(), 5)
+    wait_for("the end of the work of a visitor who has left", lambda: not worker.is_at_work())
     assert not site.find(r"sea_surface\.band")
     wait_for("nothing in Redis but RQ's own", lambda: not redis.client.keys("sea_surface:wanted:*"))
     assert redis.client.llen("rq:queue:sea_surface") == 0
     jobs = redis.client.keys("rq:job:*")
-    assert len(jobs) == 2  # those that were not wanted any more
+    # those that were not wanted any more, unless they ended before they were deleted; one that nobody ended has 100 percent
+    assert len(jobs) <= 2
     assert all(json.loads(redis.client.hget(job, "meta"))["percent"] < 100 for job in jobs)
     assert all(redis.client.ttl(job) > 0 for job in jobs)
     assert "Traceback" not in site.log() + worker.log()
