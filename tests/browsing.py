@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from playwright.sync_api import Error, Frame, Page
+from playwright.sync_api import Error, Frame, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 # Every ColumnDataSource of every document: what the plots show, as it arrived from the server
@@ -39,9 +39,11 @@ def wait_for_function(self: Page | Frame, expression: str, *, arg: object = None
 
 
 Page.wait_for_function = Frame.wait_for_function = wait_for_function
+# as `wait_for`: its own 5 s are too few for a machine that is busy with something else
+expect.set_options(timeout=20_000)
 
 
-def assert_plots_are_drawn(page: Page, count: int, seconds: float = 20) -> None:
+def assert_plots_are_drawn(page: Page, count: int, seconds: float = 40) -> None:
     """Wait until at least `count` plots are drawn. Raises AssertionError, with what the page complained about."""
     try:
         page.wait_for_function(f"({DRAWN})() >= {count}", timeout=seconds * 1000)

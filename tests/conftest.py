@@ -163,9 +163,22 @@ def page(context) -> Iterator:
         if message.type == "error" and message.text != "WebSocket is already in CLOSING or CLOSED state.":
             complaints.append(f"console: {message.text}")
 
+    begun, given_up = set(), set()
+
+    def begin(request) -> None:
+        if request.is_navigation_request():
+            given_up.update(begun)
+        begun.add(request)
+
+    def fail(request) -> None:
+        # a page that is left gives up what is still on its way, such as the script that comes a second after all others
+        if request not in given_up or request.failure != "net::ERR_ABORTED":
+            complaints.append(f"request failed: {request.url} {request.failure}")
+
     page.on("console", note)
     page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: complaints.append(f"request failed: {request.url} {request.failure}"))
+    page.on("request", begin)
+    page.on("requestfailed", fail)
     page.on("response", lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"))
     yield page
     for one in context.pages[1:]:  # those too that it has opened

@@ -106,20 +106,18 @@ def open_page(page: Page, one: Dyno, apps: str = "counter", slider: int = 4, bel
     page.wait_for_function(
         "(value) => Bokeh.documents.some((doc) => doc.get_model_by_name('line').data.y[0] == value)",
         arg=slider,
-        timeout=10_000,
     )
     assert source_values(page) != before
     page.evaluate("() => { window.before_the_loss = [...Bokeh.documents] }")
 
 
-def assert_whole(page: Page, slider: int = 4, documents: int = 1, seconds: float = 20) -> None:
+def assert_whole(page: Page, slider: int = 4, documents: int = 1, seconds: float = 40) -> None:
     """Wait until the page is as it was: the slider where the visitor left it, the plot computed from that."""
     page.wait_for_function(WHOLE % documents, timeout=seconds * 1000)
     page.wait_for_function(
         """(value) => Bokeh.documents.some((doc) => doc.get_model_by_name("height")?.value == value
           && doc.get_model_by_name("line").data.y[0] == value)""",
         arg=slider,
-        timeout=5000,
     )
     assert_plots_are_drawn(page, documents)
 
@@ -192,9 +190,9 @@ def alone(project: Path, dyno: MakeDyno, scratch: Path) -> Dyno:
 @pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
 def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page, below: str):
     open_page(page, one, below=below)
+    before = runs(one)
     for worker in one.bokeh_workers():
         worker.kill()
-    before = runs(one)
     wait_for("the app to run again", lambda: runs(one) > before)
     assert_whole(page)
     forget_a_missing_worker(page)
@@ -202,8 +200,9 @@ def test_a_page_whose_worker_was_killed_is_whole_again(one: Dyno, page: Page, be
 
 def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, address: Address, page: Page, record_property):
     open_page(page, one)
+    gone = time.monotonic()
     assert one.stop() == 0
-    page.get_by_role("status").get_by_text("Reconnecting…").wait_for(timeout=5000)
+    page.get_by_role("status").get_by_text("Reconnecting…").wait_for()
     assert_plots_are_drawn(page, 1)  # the old one stays
     time.sleep(AWAY)  # this is the absence itself
     address.next().start()
@@ -212,7 +211,8 @@ def test_a_page_outlives_a_restart_and_says_so_quietly(one: Dyno, address: Addre
     took = time.monotonic() - back
     take_out_what_the_absence_caused(page)
     record_property("figure", f"away {AWAY:.0f} s: the page was whole {took:.1f} s after the site")
-    assert took < 6  # 3 s are the promise, measured on a machine that has nothing else to do
+    # 3 s are the promise, measured on a machine that has nothing else to do; and after a long boot the page looks less often
+    assert took < max(6, 4 + 1.5 * (back - gone) / 20)
 
 
 @pytest.mark.parametrize("below", ["/with/", "/bkapp/"], ids=["a page of the site", "the app's own page"])
@@ -247,7 +247,7 @@ def test_a_page_that_was_about_to_be_left_comes_back_too(one: Dyno, page: Page, 
 def test_what_the_visitor_changes_during_the_absence_is_kept_too(one: Dyno, address: Address, page: Page):
     open_page(page, one)
     assert one.stop() == 0
-    page.get_by_role("status").wait_for(timeout=5000)
+    page.get_by_role("status").wait_for()
     turn_slider(page, 2)
     address.next().start()
     assert_whole(page, slider=6)
@@ -256,11 +256,18 @@ def test_what_the_visitor_changes_during_the_absence_is_kept_too(one: Dyno, addr
 
 def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
     open_page(page, one)
-    for _ in range(2):
+    # the new views are counted, for each is hidden for a moment only, and whoever looks for it may come later
+    page.evaluate("""() => {
+      window.views = 0
+      const is_new = (node) => node.style?.visibility == "hidden" && node.parentElement?.matches("[data-bokeh-token]")
+      new MutationObserver((records) => {
+        for (const {addedNodes} of records) window.views += [...addedNodes].filter(is_new).length
+      }).observe(document.body, {childList: true, subtree: true})
+    }""")
+    for count in (1, 2):
         for worker in one.bokeh_workers():
             worker.kill()
-        # at each frame: a locator looks twice a second, and that can be after it
-        page.wait_for_function("() => document.querySelector('[data-bokeh-token] > [style*=hidden]')")
+        page.wait_for_function("(count) => window.views >= count", arg=count)
         wait_for("the workers", lambda: one.get("/healthz").status == 200)
     assert_whole(page)
     forget_a_missing_worker(page)
@@ -294,7 +301,7 @@ def test_a_site_that_goes_away_again_while_a_page_comes_back(one: Dyno, address:
         worker.kill()
     wait_for("the page to ask", lambda: page.wait_for_timeout(10) or stopped)
     page.unroute("**/with/**")
-    page.get_by_role("status").wait_for(timeout=5000)
+    page.get_by_role("status").wait_for()
     address.next().start()
     assert_whole(page)
     take_out_what_the_absence_caused(page)
@@ -341,7 +348,7 @@ def test_a_page_that_lost_its_network_finds_the_very_same_session(one: Dyno, pag
     page.route("**/with/**", lambda route: route.abort())
     for process in one.find("nginx: worker"):  # whoever holds the connection in between lets go of it
         process.kill()
-    page.get_by_role("status").wait_for(timeout=10_000)
+    page.get_by_role("status").wait_for()
     time.sleep(OFFLINE)  # this is the absence itself
     page.unroute("**/with/**")
     assert_whole(page)
@@ -355,7 +362,7 @@ def test_an_app_without_widgets_comes_back(one: Dyno, page: Page):
     page.evaluate("() => { window.before_the_loss = [...Bokeh.documents] }")
     for worker in one.bokeh_workers():
         worker.kill()
-    page.wait_for_function(WHOLE % 1, timeout=10_000)
+    page.wait_for_function(WHOLE % 1)
     assert_plots_are_drawn(page, 1)
     forget_a_missing_worker(page)
 
@@ -426,16 +433,16 @@ def test_every_input_keeps_what_the_visitor_entered(project: Path, dyno: MakeDyn
     page.locator(".bk-TextInput input").first.click()
     page.keyboard.type("half ")
     assert one.stop() == 0
-    page.get_by_role("status").wait_for(timeout=5000)
+    page.get_by_role("status").wait_for()
     page.keyboard.type("of it ")
     main.write_text(INPUTS.replace('["a", "b", "c"]', '["c", "b", "a"]'))
     successor(one, dyno).start()
-    page.wait_for_function(WHOLE % 1, timeout=20_000)
+    page.wait_for_function(WHOLE % 1)
     page.keyboard.type("and the rest")  # where the focus is
     page.keyboard.press("Tab")
     expected = before.replace('["TextInput", null, ', '["TextInput", "half of it and the rest", ')
     assert expected != before
-    wait_for("the values", lambda: page.evaluate(SEEN) == expected, 5)
+    wait_for("the values", lambda: page.evaluate(SEEN) == expected)
     page.locator(".slick-cell").get_by_text("9").wait_for()
     take_out_what_the_absence_caused(page)
 
@@ -465,7 +472,7 @@ def test_an_app_that_is_gone_says_so(alone: Dyno, dyno: MakeDyno, page: Page):
     pages = alone.folder / "flask_app" / "__init__.py"
     pages.write_text(re.sub(r"{% for name in names %}.*{% endfor %}", "nothing here", pages.read_text()))
     successor(alone, dyno).start()
-    page.get_by_text("This plot is not available any more. Reload the page.").wait_for(timeout=10_000)
+    page.get_by_text("This plot is not available any more. Reload the page.").wait_for()
     take_out_what_the_absence_caused(page)
 
 
@@ -475,6 +482,7 @@ def test_an_app_may_opt_out(alone: Dyno, dyno: MakeDyno, page: Page):
     assert alone.stop() == 0
     alone = successor(alone, dyno).start()
     open_page(page, alone)
+    alone.wait_for_log('"GET /with/counter"')  # which may come later than the page
     before, asked = runs(alone), alone.log().count('"GET /with/counter"')
     page.evaluate("() => { window.first = Bokeh.documents[0] }")
     for worker in alone.bokeh_workers():

@@ -76,7 +76,8 @@ def test_an_app_shows_what_it_shows_elsewhere(theirs: Dyno, page, name: str, kin
     if name == "panel":
         turn_slider(page)
         page.get_by_text("squared 16").first.wait_for()
-    if name in ("panel", "custom"):  # stylesheets that are not to be had here
+    if name in ("panel", "custom"):  # stylesheets that are not to be had here, of which one may still be waited for
+        page.close()
         page.complaints.clear()
 
 
@@ -117,9 +118,9 @@ def test_the_boot_says_what_may_surprise(theirs: Dyno) -> None:
     assert "bokeh_app/twin_one and bokeh_app/twin_two both have a module part" in theirs.log()
     assert "ended with goodbye" in theirs.log()  # the session of the run before the port opened
     theirs.wait_for_log("session gone")  # in a worker, which runs an app with hooks by itself
-    assert "ticking is over" in theirs.log()
+    theirs.wait_for_log("ticking is over")
     assert "came back to life" not in theirs.log()
-    assert theirs.log().count("hooked") == 2  # in each worker
+    wait_for("the hook, in each worker", lambda: theirs.log().count("hooked") == 2)
 
 
 def test_panel_is_no_app_elses(theirs: Dyno) -> None:
@@ -160,6 +161,7 @@ def test_panels_page_comes_back_with_its_values(project: Path, dyno: MakeDyno, p
     page.get_by_text("squared 16").first.wait_for()
     turn_slider(page, -1)
     page.get_by_text("squared 9").first.wait_for()
+    page.close()
     page.complaints.clear()
 
 
@@ -198,7 +200,7 @@ def test_a_site_that_must_not_be_shared_is_made_by_each_worker(project: Path, dy
 """
     init.write_text("import socket\nimport threading\n\nimport numpy\n" + text.rsplit("    return app\n", 1)[0] + page)
     one = dyno(project).start()
-    assert re.search(r"the site leaves 1 thread \(mine\), a connection, a source of random numbers behind", one.log())
+    one.wait_for_log(r"the site leaves 1 thread \(mine\), a connection, a source of random numbers behind")
 
     def ask() -> dict[int, dict]:
         with ThreadPoolExecutor(8) as pool:  # at once, or nginx has one kept connection ask one worker
@@ -222,7 +224,7 @@ def test_a_model_that_cannot_be_compiled_costs_only_its_app(project: Path, dyno:
     model.write_text(model.read_text().replace("JavaScript", "TypeScript").replace("const {Div,", "cnst {Div,"))
     one = dyno(project).start()
     workers = {worker.pid for worker in one.bokeh_workers()}
-    one.wait_for_log("error: bokeh_app/custom cannot run: .*CompileError")
+    one.wait_for_log("error: bokeh_app/custom cannot run: .*CompileError", 60)
     for kind in ("/bkapp/", "/with/"):
         page.goto(f"http://127.0.0.1:{one.port}{kind}custom")
         page.get_by_text("This plot cannot be shown").first.wait_for()

@@ -58,6 +58,8 @@ PIXELS = """(name) => {
 }"""
 PICTURES = """() => [...Bokeh.index.query((view) => view.canvas_view != null)].map((view) =>
   [...view.canvas_view.shadow_el.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL()).join())"""
+# whether all plots are drawn
+IDLE = "() => Bokeh.documents.every((doc) => doc.is_idle)"
 # whether the first plot has pixels of a colour
 HAS = """(colour) => {
   const view = Bokeh.index.query_one((view) => view.model.name == "first" && view.canvas_view != null)
@@ -111,6 +113,7 @@ def test_plots_follow_the_scheme_at_once_in_both_directions(seen, path: str) -> 
     name = None if path == "/drawn" else "first"
     page = seen(path, scheme="light")
     has_ground(page, WHITE, name)
+    page.wait_for_function(IDLE)
     light = page.evaluate(PICTURES)
     page = seen(path)
     has_ground(page, CANVAS, name)
@@ -128,6 +131,7 @@ def test_a_change_of_the_scheme_opens_no_session_and_sends_no_message(seen, page
     )
     seen()
     has_ground(page, CANVAS)
+    page.wait_for_function(IDLE)
     before = -1
     while before != len(sent):  # sizes and ranges, until it is quiet
         before = len(sent)
@@ -167,7 +171,7 @@ def test_what_an_app_has_chosen_stays(seen) -> None:
     has_ground(page, CANVAS)
     has_ground(page, WHITE, "chosen")  # its frame has a colour of the app's; its text is written for a light ground
     has_ground(page, WHITE, "written")
-    assert page.evaluate(HAS, [0x12, 0x34, 0x56])  # a property is no ground: the plot follows, but for that
+    page.wait_for_function(HAS, arg=[0x12, 0x34, 0x56])  # a property is no ground: the plot follows, but for that
     page.get_by_role("button", name="Red").click()
     has_ground(page, [204, 0, 0])
     page.emulate_media(color_scheme="light")
@@ -194,7 +198,7 @@ def test_what_comes_later_follows_too(seen) -> None:
 def test_a_site_says_which_colours(seen) -> None:
     page = seen(css=OWN)
     has_ground(page, [1, 2, 40])
-    assert page.evaluate(HAS, [0, 128, 0])  # the grid
+    page.wait_for_function(HAS, arg=[0, 128, 0])  # the grid
     page.emulate_media(color_scheme="light")
     has_ground(page, [250, 250, 210])
 
@@ -222,7 +226,7 @@ def test_a_page_that_comes_back_is_dark_and_has_its_values(themed: Dyno, seen, p
         worker.kill()
     page.wait_for_function("Bokeh.documents.length == 1 && Bokeh.documents[0] != window.before")
     has_ground(page, CANVAS)
-    assert source_values(page) == values
+    wait_for("the values", lambda: source_values(page) == values)
     forget_a_missing_worker(page)
 
 
@@ -286,7 +290,7 @@ def test_a_place_is_as_high_as_its_app_before_anything_is_loaded(themed: Dyno, p
     page.goto(f"http://127.0.0.1:{themed.port}/with/themed", wait_until="commit")
     page.wait_for_function("document.querySelector('[data-bokeh-app]') != null")
     before = page.evaluate(HEIGHT)
-    page.wait_for_function(f"({RING})() > 0.3", timeout=2000)  # the sign of loading
+    page.wait_for_function(f"({RING})() > 0.3")  # the sign of loading
     held[0].continue_()
     assert_plots_are_drawn(page, 3)
     page.wait_for_function(f"!(({RING})() < 1)")  # there is none any more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import html
 import re
 import signal
 import sys
@@ -25,6 +26,7 @@ from bokeh_app.upload.data import Table, parse
 
 MB = 1_000_000
 GOOD_CSV = b"a,b\n1,2\n3,4\n"
+LARGE_CSV = b"1,2\n" * 2 * MB  # takes seconds to read
 ABC = {"a": [1, 3], "b": [2, 4]}
 # what is in the file, and what is read of it: the columns, the column of dates if there is one, and what it ignores
 FORMS = {
@@ -103,14 +105,14 @@ def upload(page, name: str, content: bytes) -> None:
 def expect(page, name: str, sentence: str) -> None:
     """Wait until the page says this about a file; sentence is a regular expression."""
     try:
-        page.get_by_text(re.compile(rf"^{re.escape(name)}: .*{sentence}")).wait_for(timeout=30_000)
+        page.get_by_text(re.compile(rf"^{re.escape(name)}: .*{sentence}")).wait_for(timeout=60_000)
     except PlaywrightTimeout:
         said = [text for text in page.locator(".bk-clearfix").all_inner_texts() if ": " in text]
         raise AssertionError(f"{name}: {sentence}: the page says {said}") from None
 
 
 def stopped_reader(one: Dyno) -> psutil.Process:
-    """Wait for the process that reads a file, and stop it: it takes for ever then."""
+    """Wait for the process that reads a large file, and stop it: it takes for ever then."""
     reader = wait_for("the reader", lambda: one.find(r"reader\.py"))[0]
     reader.suspend()
     return reader
@@ -124,7 +126,8 @@ def test_no_file_keeps_the_worker_from_others(one_worker: Dyno, page, record_pro
     def ask() -> None:
         while not done.wait(0.2):
             began = time.monotonic()
-            assert one_worker.get("/healthz").status == 200  # it asks the worker
+            # it asks the worker, and is 503 when that takes 0.8 s
+            wait_for("the worker", lambda: one_worker.get("/healthz").status == 200)
             waits.append(time.monotonic() - began)
 
     others = threading.Thread(target=ask)
@@ -136,21 +139,28 @@ def test_no_file_keeps_the_worker_from_others(one_worker: Dyno, page, record_pro
     finally:
         done.set()
         others.join()
+    wait_for("the worker to be rid of it", lambda: worker.memory_info().rss - before < 60 * MB)
     grown = (worker.memory_info().rss - before) / 1e6
     record_property(
         "figure", f"another visitor waited {max(waits):.2f} s at most; the worker has grown by {grown:.0f} MB"
     )
     assert max(waits) < 5
-    assert grown < 60
     assert "Traceback" not in one_worker.log()
 
 
 def test_the_page_says_how_far_it_is_and_what_came_of_it(one_worker: Dyno, page) -> None:
     open_upload(page, one_worker)
     name = "<b>large & tall</b>.csv"  # text, whatever it looks like
+    # each sentence is noted: a locator looks twice a second
+    page.evaluate("""() => {
+      const message = Bokeh.documents[0].get_model_by_name("message")
+      window.said = []
+      message.connect(message.properties.text.change, () => window.said.push(message.text))
+    }""")
     upload(page, name, b"".join(b"%d;%d,5\n" % (number, number % 10) for number in range(600_000)))
-    expect(page, name, r"reading … \d+ %$")
     expect(page, name, "600,000 rows, 2 columns of numbers")
+    said = page.evaluate("window.said")
+    assert any(re.fullmatch(rf"{re.escape(html.escape(name))}: reading … \d+ %", one) for one in said), said
 
 
 def test_files_are_read_one_after_the_other_for_visitors_who_are_there(one_worker: Dyno, browser, page) -> None:
@@ -158,7 +168,7 @@ def test_files_are_read_one_after_the_other_for_visitors_who_are_there(one_worke
     try:
         for visitor in (first, page):
             open_upload(visitor, one_worker)
-        upload(first, "first.csv", GOOD_CSV)
+        upload(first, "first.csv", LARGE_CSV)
         reader = stopped_reader(one_worker)
         upload(page, "second.csv", GOOD_CSV)
         expect(page, "second.csv", "waiting until another file has been read")
@@ -178,7 +188,7 @@ def test_what_takes_too_much_memory_gets_a_sentence(one_worker: Dyno, page) -> N
 
 def test_a_new_file_takes_the_place_of_the_one_before(one_worker: Dyno, page) -> None:
     open_upload(page, one_worker)
-    upload(page, "stopped.csv", GOOD_CSV)
+    upload(page, "stopped.csv", LARGE_CSV)
     reader = stopped_reader(one_worker)
     upload(page, "good.csv", GOOD_CSV)
     expect(page, "good.csv", "2 rows")
@@ -188,9 +198,9 @@ def test_a_new_file_takes_the_place_of_the_one_before(one_worker: Dyno, page) ->
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process tells nobody its limits")
 def test_what_takes_too_much_cpu_gets_a_sentence(one_worker: Dyno, page) -> None:
     open_upload(page, one_worker)
-    upload(page, "large.csv", b"1,2\n" * 2 * MB)
+    upload(page, "large.csv", LARGE_CSV)
     reader = wait_for("the reader", lambda: one_worker.find(r"reader\.py"))[0]
-    wait_for("its limit", lambda: 0 < reader.rlimit(psutil.RLIMIT_CPU)[0] <= 20, 5)
+    wait_for("its limit", lambda: 0 < reader.rlimit(psutil.RLIMIT_CPU)[0] <= 20)
     assert reader.rlimit(psutil.RLIMIT_CORE) == (0, 0)
     assert "BOKEH_SECRET_KEY" not in reader.environ()
     reader.send_signal(signal.SIGXCPU)  # what the kernel does at the limit
@@ -199,10 +209,10 @@ def test_what_takes_too_much_cpu_gets_a_sentence(one_worker: Dyno, page) -> None
 
 def test_what_takes_too_long_gets_a_sentence(example: Path, dyno, page) -> None:
     data = example / "bokeh_app" / "upload" / "data.py"
-    data.write_text(data.read_text().replace("MAX_SECONDS = 30.0", "MAX_SECONDS = 1.5"))
+    data.write_text(data.read_text().replace("MAX_SECONDS = 30.0", "MAX_SECONDS = 4.0"))
     one = dyno(example).start()
     open_upload(page, one)
-    upload(page, "stopped.csv", GOOD_CSV)
+    upload(page, "stopped.csv", LARGE_CSV)
     reader = stopped_reader(one)
     expect(page, "stopped.csv", "too long to read")
     assert not is_alive(reader)
@@ -210,8 +220,9 @@ def test_what_takes_too_long_gets_a_sentence(example: Path, dyno, page) -> None:
 
 def test_the_reader_ends_with_its_worker(one_worker: Dyno, page) -> None:
     open_upload(page, one_worker)
-    upload(page, "large.csv", b"1,2\n" * 2 * MB)
+    upload(page, "large.csv", LARGE_CSV)
     reader = stopped_reader(one_worker)
     one_worker.bokeh_workers()[0].kill()
-    wait_for("its end", lambda: not is_alive(reader), 2)
+    wait_for("its end", lambda: not is_alive(reader))
+    page.close()  # it comes back, maybe before the worker does
     page.complaints.clear()
