@@ -525,6 +525,7 @@ def test_long_work_shows_how_far_it_is_and_can_be_cancelled(example_site: Dyno, 
     for _ in range(4):  # of both workers
         assert example_site.get("/bkapp/sliders").status == 200
     wait_for("more progress", lambda: percent() > first, 60)
+    process.suspend()  # or it may be done before that
     cancel.click()
     page.locator(".sheet").get_by_text("Cancelled.").wait_for()
     wait_for("the end of the process", lambda: not is_alive(process))
