@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from playwright.sync_api import Error, Frame, Page, expect
@@ -71,5 +72,6 @@ def turn_slider(page: Page, steps: int = 1, number: int = 0) -> None:
 
 
 def forget_a_missing_worker(page: Page) -> None:
-    """Forget that a WebSocket was 502: a page that comes back may be there before the worker that was killed, and tries again."""
-    page.complaints[:] = [one for one in page.complaints if not one.endswith("Unexpected response code: 502")]
+    """Forget answers of a worker that was killed: a page that comes back may be there before it, and tries again."""
+    of_it = re.compile(r"Unexpected response code: 50[23]$|^503: .*/bkapp/|a status of 503 ")
+    page.complaints[:] = [one for one in page.complaints if not of_it.search(one)]

@@ -273,6 +273,26 @@ def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
     forget_a_missing_worker(page)
 
 
+def test_what_the_visitor_goes_on_to_change_while_values_are_entered_is_kept(one: Dyno, page: Page):
+    open_page(page, one)
+    # every tenth of a second, up to the moment in which the new view takes its place
+    page.evaluate("""() => {
+      const slider = before_the_loss[0].get_model_by_name("height")
+      const going_on = setInterval(() => {
+        if (Bokeh.documents.includes(before_the_loss[0])) slider.value = window.last = slider.value % 9 + 1
+        else clearInterval(going_on)
+      }, 100)
+    }""")
+    for worker in one.bokeh_workers():
+        worker.kill()
+    page.wait_for_function("!Bokeh.documents.includes(before_the_loss[0])", timeout=60_000)
+    page.wait_for_function(
+        "Bokeh.documents.length == 1 && Bokeh.documents[0].get_model_by_name('height').value == window.last"
+        "&& Bokeh.documents[0].get_model_by_name('line').data.y[0] == window.last"
+    )
+    forget_a_missing_worker(page)
+
+
 def test_the_script_on_a_page_twice_shows_each_app_once(one: Dyno, page: Page):
     page.add_init_script("""window.opened = 0
       WebSocket = new Proxy(WebSocket, {construct: (target, args) => (window.opened += 1, new target(...args))})""")

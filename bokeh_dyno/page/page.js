@@ -375,7 +375,8 @@ class App {
     fresh.beside = true
     this.skipped.clear()
     try {
-      for (let pass = 0; pass < MAX_PASSES && enter(old.doc, fresh.doc, this); pass++) {
+      // the last thing is always to enter: the visitor may go on in the meantime
+      for (let pass = 0; enter(old.doc, fresh.doc, this) && pass < MAX_PASSES; pass++) {
         await settle(fresh.doc, fresh.connection, this.lacks)
       }
     } catch (error) { // better without the values than not at all
