@@ -4,18 +4,20 @@ Each worker (bokeh_dyno/bokeh/worker.py) is `bokeh serve` on a unix socket of it
 `python -m bokeh_dyno.bokeh` in the Procfile is passed to `bokeh serve`. Sessions live in one process, so nginx sends a session
 to the worker that has it.
 """
-# ruff: noqa: E402 (two things have to come before the imports)
+# ruff: noqa: E402 (three things have to come before the imports)
 
 from __future__ import annotations
 
 import gc
+import signal
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
 gc.disable()  # until everything is imported: collecting after every few hundred of Bokeh's classes costs a sixth of it
 
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -28,7 +30,6 @@ if __name__ == "__main__":
 
     print_whole_lines()  # before the imports, for logging takes what sys.stderr is then
     guard()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an interrupted import
     sigterm.disregard()
     buildpack.prepare()
     if os.environ.get("BOKEH_UPSTREAM"):

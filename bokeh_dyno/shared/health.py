@@ -57,8 +57,9 @@ def silent(probes: Iterable[Probe], deadline: float = DEADLINE, resolve: Resolve
                     client = _connect(*target)
                     waiting.register(client, selectors.EVENT_WRITE, (name, request, client))
         end = time.monotonic() + deadline
-        while waiting.get_map() and (left := end - time.monotonic()) > 0:
-            for key, events in waiting.select(left):
+        # what has come by then counts, also when this process had no time to look at it sooner
+        while waiting.get_map() and (ready := waiting.select(max(0.0, end - time.monotonic()))):
+            for key, events in ready:
                 name, request, client = key.data
                 try:
                     if events & selectors.EVENT_WRITE:  # connected, or refused
