@@ -258,10 +258,10 @@ class Dyno:
         for process in self.processes():
             try:
                 if re.search(pattern, " ".join(process.cmdline())):
-                    found.append(process)
-            except psutil.Error:
+                    found.append((process.create_time(), process.pid, process))
+            except psutil.Error:  # it has ended meanwhile
                 continue
-        return sorted(found, key=lambda process: (process.create_time(), process.pid))
+        return [process for *_, process in sorted(found)]
 
     def bokeh_workers(self) -> list[psutil.Process]:
         """Return the processes that run sessions: the children of the `bokeh` process."""

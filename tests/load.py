@@ -30,7 +30,7 @@ class Load:
     dyno: Dyno
     seconds: Sequence[float]
     clients: int
-    longest: float = 60.0
+    longest: float = 150.0
     refused: int = 0  # clients that have found the port closed, and asked no more
     requests: list[Request] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)

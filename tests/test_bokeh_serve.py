@@ -386,7 +386,7 @@ def test_a_websocket_of_somebody_who_is_not_logged_in_is_a_403_and_one_line(guar
     token = guarded.token("/with/told")
     with Visitor(guarded, "told", token=token) as visitor:
         assert visitor.status == 403
-    line = wait_for("the log", lambda: log.read_text().removeprefix(before))
+    line = wait_for("the log", lambda: (text := log.read_text().removeprefix(before)).endswith("\n") and text)
     assert re.fullmatch(
         r"WARNING \[worker \d\] 403 GET /bkapp/told/ws .*somebody who is not logged in .*request_id=\w+\n", line
     )

@@ -21,8 +21,9 @@ from load import Load
 FAST = [0.01, 0.01, 0.05, 0.01, 0.02]
 SLOW = [0.2, 9.0, 1.0, 3.0, 6.0]
 ENOUGH = 2000  # requests answered, before it is over
-# The router hands over requests for a moment after SIGTERM; those of this time must not be lost either
-LINGER = 0.8
+# The router hands over requests for a moment after SIGTERM, STOP_LINGER; those that begin this long before the port is closed,
+# however slow this machine is to send them, must not be lost either
+LINGER, BEFORE_IT_ENDS = 2.0, 1.0
 
 
 @pytest.fixture(params=NGINXES)
@@ -30,7 +31,7 @@ def loaded(request, project: Path, dyno: Callable[..., Dyno]) -> Dyno:
     """A dyno of its own with each nginx at hand."""
     if request.param != "installed":
         (project / "bin" / "nginx").symlink_to(Path(request.param).resolve())
-    return dyno(project).start()
+    return dyno(project, {"STOP_LINGER": f"{LINGER:.0f}"}).start()
 
 
 def is_open(client: socket.socket) -> bool:
@@ -59,7 +60,7 @@ def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: s
     status, websocket = loaded.handshake("/bkapp/counter/ws", loaded.token("/with/counter"))
     assert status == 101
     fast, slow = Load(loaded, FAST, 8).start(), Load(loaded, SLOW, 10).start()
-    wait_for("enough requests", lambda: len(fast.requests) + len(slow.requests) > ENOUGH, 40)
+    wait_for("enough requests", lambda: len(fast.requests) + len(slow.requests) > ENOUGH, 100)
     stopped = time.monotonic()
     if to == "the start script":
         loaded.process.send_signal(signal.SIGTERM)
@@ -72,7 +73,8 @@ def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: s
     code = loaded.wait(27)
     took = time.monotonic() - stopped
     requests = fast.stop() + slow.stop()
-    lost = fast.failed(until=stopped + LINGER) + slow.failed(until=stopped + LINGER)
+    until = stopped + LINGER - BEFORE_IT_ENDS
+    lost = fast.failed(until=until) + slow.failed(until=until)
     in_flight = sum(request.began < stopped < request.ended for request in requests)
     record_property("figure", f"{len(requests)} requests, {in_flight} in flight, {len(lost)} lost, {took:.1f} s")
     assert lost == [], loaded.log()[-3000:]
@@ -106,7 +108,11 @@ def test_a_reload_under_load_loses_no_request_and_closes_no_websocket(loaded: Dy
     failed = load.failed()
     record_property("figure", f"{len(requests)} requests, {len(failed)} lost")
     # nginx before 1.27.4 closes a kept connection as it is about to be used again: a race that it cannot avoid
-    races = [request for request in failed if isinstance(request.outcome, str) and request.ended - request.began < 0.05]
+    races = [
+        request
+        for request in failed
+        if request.kept and isinstance(request.outcome, str) and request.ended - request.began < 0.2
+    ]
     binary = psutil.Process(loaded.find("nginx: master")[0].pid).exe()
     text = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stderr
     version = tuple(map(int, re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", text).groups()))

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dyno_under_test import Dyno, procfile_line, wait_for
+from dyno_under_test import BOOT, Dyno, procfile_line, wait_for
 
 MakeDyno = Callable[..., Dyno]
 
 
 def test_a_pause_of_all_processes_ends_none(project: Path, dyno: MakeDyno) -> None:
-    env = {"BOKEH_HANG_TIMEOUT": "3", "GUNICORN_CMD_ARGS": "--timeout 4", "BOKEH_SECRET_KEY": os.urandom(32).hex()}
+    env = {"BOKEH_HANG_TIMEOUT": "6", "GUNICORN_CMD_ARGS": "--timeout 6", "BOKEH_SECRET_KEY": os.urandom(32).hex()}
     one = dyno(project, env).start()
     status, websocket = one.handshake("/bkapp/counter/ws", one.token("/with/counter"))
     assert status == 101
     before = {process.pid for process in one.processes()}
     for process in one.processes():
         process.send_signal(signal.SIGSTOP)
-    time.sleep(7)  # longer than each of them
+    time.sleep(9)  # longer than each of them
     for process in reversed(one.processes()):  # the masters last: they have to find that all were silent
         process.send_signal(signal.SIGCONT)
     for _ in range(5):  # seconds, for that is how often they look
@@ -44,13 +44,16 @@ def test_run_dir_may_be_removed(project: Path, dyno: MakeDyno) -> None:
     before = one.bokeh_workers()
     shutil.rmtree(project / "run")
     one.wait_for_log("RUN_DIR=run has been removed: making it anew")
-    wait_for("the site", lambda: one.get("/healthz").status == 200)
+    wait_for("the site", lambda: one.get("/healthz").status == 200, BOOT)
     assert one.get("/with/counter").status == 200
     assert one.get("/bkapp/static/js/bokeh.min.js").status == 200
     websocket.settimeout(20)
     assert websocket.recv(1)  # it is still open, or told to come back: not cut off
     websocket.close()
-    assert all(worker.is_running() for worker in before) or "ends" in one.log()
+    wait_for(
+        "the workers to be there, or their end to be told",
+        lambda: all(worker.is_running() for worker in before) or re.search(r"generation \w+ ends", one.log()),
+    )
     assert one.stop(signal.SIGTERM) == 0
     assert "Traceback" not in one.log()
 
@@ -63,7 +66,7 @@ def test_files_of_others_in_run_dir_do_no_harm(project: Path, dyno: MakeDyno) ->
         (folder / "other.pid").write_text("no number")
     for _ in range(3):
         time.sleep(1)  # the start script looks once a second
-        assert one.get("/healthz").text == "ok\n"
+        wait_for("all to answer in time", lambda: one.get("/healthz").text == "ok\n")
 
 
 @pytest.mark.parametrize("port", ["65500", "65535"])
@@ -150,5 +153,5 @@ def test_the_first_process_of_a_container_hears_sigterm_from_its_first_line(
     wait_for("its first line", lambda: first.name() != "unshare" and hears_sigterm(first.pid))
     time.sleep(after)
     first.send_signal(signal.SIGTERM)
-    assert one.wait(10) == 0, one.log()
+    assert one.wait() == 0, one.log()
     one.assert_nothing_left()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import signal
 import threading
@@ -18,7 +19,7 @@ MakeDyno = Callable[..., Dyno]
 
 def gunicorn(one: Dyno) -> list[psutil.Process]:
     """Return gunicorn's processes: the master, then its workers."""
-    return [process for process in one.find("gunicorn --config") if "honcho" not in " ".join(process.cmdline())]
+    return one.find("^(?!.*honcho).*gunicorn --config")
 
 
 def test_a_killed_bokeh_worker_is_back_within_a_second_and_the_other_sessions_live_on(project: Path, dyno: MakeDyno):
@@ -41,11 +42,11 @@ def test_a_killed_bokeh_worker_is_back_within_a_second_and_the_other_sessions_li
         status, client = one.handshake("/bkapp/counter/ws", one.token("/with/counter"))
         client.close()
         assert status == 101
-    wait_for("the worker", lambda: len(one.bokeh_workers()) == 2 and one.get("/healthz").status == 200, 5)
+    wait_for("the worker", lambda: len(one.bokeh_workers()) == 2 and one.get("/healthz").status == 200)
     took = time.monotonic() - killed
     over.set()
     asking.join()
-    assert took < 2, f"{took:.1f} s"  # within 1 s on a machine that is not busy with other tests
+    assert took < 4, f"{took:.1f} s"  # within 1 s on a machine that is not busy with other tests
     assert set(statuses) == {200}
     assert is_alive(other)
     alive = 0
@@ -68,7 +69,7 @@ def test_a_killed_gunicorn_worker_costs_only_what_it_held(project: Path, dyno: M
     _, *workers = gunicorn(one)
     workers[0].kill()
     assert [one.get("/echo").status for _ in range(50)] == [200] * 50
-    wait_for("the worker", lambda: len(gunicorn(one)) == 3 and not is_alive(workers[0]), 5)
+    wait_for("the worker", lambda: len(gunicorn(one)) == 3 and not is_alive(workers[0]))
     assert one.stop() == 0
 
 
@@ -96,7 +97,7 @@ def test_a_gunicorn_worker_that_is_to_end_while_it_hands_over_a_request_ends(pro
     (worker,) = gunicorn(one)[1:]
     (project / "quits").touch()
     threading.Thread(target=one.get, args=("/echo",), daemon=True).start()
-    wait_for("its end", lambda: not is_alive(worker), 5)
+    wait_for("its end", lambda: not is_alive(worker))  # gunicorn itself kills it after 30 s
     wait_for("the next", lambda: one.get("/healthz").status == 200)
     assert one.stop() == 0
 
@@ -112,7 +113,7 @@ def test_the_death_of_a_first_process_ends_the_whole_dyno_with_an_error(project:
         "what prints for a backend": lambda: one.find("honcho start")[-1],
     }[who]()
     first.kill()
-    assert one.wait(10) not in (0, None)
+    assert one.wait() not in (0, None)
     one.assert_nothing_left()
 
 
@@ -120,24 +121,25 @@ def test_a_further_process_that_ends_stops_the_dyno_in_order(project: Path, dyno
     with (project / "Procfile.dyno").open("a") as procfile:
         procfile.write("clock: while [ ! -e over ]; do sleep 0.1; done\n")
     one = dyno(project).start()
-    answers: list[int] = []
-    asking = threading.Thread(target=lambda: answers.append(one.get("/slow/3.0").status))
-    asking.start()
+    asking = http.client.HTTPConnection("127.0.0.1", one.port, timeout=30)
+    asking.request("GET", "/slow/1.5")  # the stop begins within a second; 5 s after it honcho kills
     (project / "over").touch()
-    assert one.wait(10) == 1
-    asking.join()
-    assert answers == [200]
+    assert asking.getresponse().status == 200
+    asking.close()
+    assert one.wait() == 1
     assert "clock or its parent is gone: stopping the dyno" in one.log()
     assert "SIGKILL" not in one.log()
     one.assert_nothing_left()
 
 
 CHATTER = """
-import signal, time
+import os, signal, time
 
 lines = 0
 over = []
 signal.signal(signal.SIGINT, lambda *_: over.append(True))
+while not os.path.exists("begin"):
+    time.sleep(0.01)
 while not over:
     print("\\n".join(f"line {lines + number}" for number in range(100)), flush=True)
     lines += 100
@@ -151,7 +153,8 @@ def test_a_stop_while_lines_are_printed_costs_none_of_them(project: Path, dyno: 
     with (project / "Procfile.dyno").open("a") as procfile:
         procfile.write("chatter: exec python chatter.py\n")
     one = dyno(project).start()
-    one.wait_for_log("line 10000$")
+    (project / "begin").touch()  # not before: what is not printed yet at the stop has 4 s
+    one.wait_for_log("line 2000$")
     assert one.stop() == 0
     (count,) = re.findall(r"\| ([0-9]+) lines$", one.log(), re.MULTILINE)
     assert len(re.findall(r"\| line [0-9]+$", one.log(), re.MULTILINE)) == int(count)
@@ -165,7 +168,7 @@ def test_a_bokeh_worker_that_dies_again_and_again_ends_the_dyno_with_the_reason(
         for process in one.find(r"-m bokeh_dyno\.bokeh")[1:2]:
             process.kill()
             wait_for("its end", lambda process=process: not is_alive(process))
-    assert one.wait(10) not in (0, None)
+    assert one.wait() not in (0, None)
     assert "worker 1 was killed by SIGKILL; 6 times within 60 s" in one.log() or "worker 2 was killed" in one.log()
     one.assert_nothing_left()
 
@@ -177,7 +180,7 @@ def test_a_gunicorn_worker_that_dies_again_and_again_ends_the_dyno_with_the_reas
         worker.kill()
         wait_for("its end", lambda worker=worker: not is_alive(worker))
         wait_for("the next", lambda: len(gunicorn(one)) == 3 or "6 workers died" in one.log())
-    assert one.wait(10) not in (0, None)
+    assert one.wait() not in (0, None)
     assert "6 workers died within 60 s" in one.log()
     assert "Traceback" not in one.log()
     one.assert_nothing_left()
@@ -186,7 +189,7 @@ def test_a_gunicorn_worker_that_dies_again_and_again_ends_the_dyno_with_the_reas
 def test_workers_that_gunicorn_itself_replaces_or_stops_are_no_deaths(project: Path, dyno: MakeDyno):
     one = dyno(project, {"WEB_CONCURRENCY": "7", "GUNICORN_CMD_ARGS": "--max-requests 10"}).start()
     assert {one.get("/echo").status for _ in range(300)} == {200}
-    assert one.log().count("Autorestarting") > 10
+    wait_for("their lines", lambda: one.log().count("Autorestarting") > 10)
     assert one.stop() == 0
     assert "Traceback" not in one.log()
 
@@ -200,8 +203,8 @@ def test_a_worker_that_hangs_says_where_and_is_replaced(project: Path, dyno: Mak
     )
     one = dyno(project, {"BOKEH_HANG_TIMEOUT": "2"}).start()
     threading.Thread(target=lambda: one.request("GET", "/bkapp/hang?now=1", seconds=60), daemon=True).start()
+    one.wait_for_log("bokeh_app/hang/main.py")
     one.wait_for_log(r"hung for [0-9]+ s \(BOKEH_HANG_TIMEOUT\): starting it again")
-    assert "bokeh_app/hang/main.py" in one.log()
     wait_for("every worker", lambda: one.get("/healthz").status == 200)
     assert one.stop() == 0
 
@@ -234,10 +237,10 @@ def test_workers_draw_different_random_numbers(project: Path, dyno: MakeDyno) ->
     main = project / "bokeh_app" / "counter" / "main.py"
     main.write_text(f"import numpy.random\nprint('drawn', numpy.random.random())\n{main.read_text()}")
     one = dyno(project, {"BOKEH_WORKERS": "4"}).start()
-    before = one.log().count("drawn ")  # by the run at boot
+    before = wait_for("that of the run at boot", lambda: one.log().count("drawn "))
     for _ in range(20):
         one.token("/bkapp/counter")
-    drawn = wait_for("20 numbers", lambda: len(d := re.findall("drawn ([0-9.]+)", one.log())) == 20 + before and d)
+    drawn = wait_for("20 numbers", lambda: len(d := re.findall("drawn ([0-9.]+)", one.log())) >= 20 + before and d)
     assert len(set(drawn)) == len(drawn)
 
 
@@ -276,5 +279,6 @@ def test_a_request_that_ends_its_worker_ends_no_second(project: Path, dyno: Make
     one = dyno(project, {"BOKEH_WORKERS": "4"}).start()
     assert one.get("/bkapp/counter?crash=1").status == 503
     wait_for("the workers", lambda: len(one.bokeh_workers()) == 4 and one.get("/healthz").status == 200)
+    one.wait_for_log("was killed by SIGABRT")
     assert one.log().count("was killed by SIGABRT") == 1
     assert one.stop(signal.SIGTERM) == 0

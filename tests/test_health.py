@@ -19,7 +19,7 @@ from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_fold
 from load import Load
 
 MakeDyno = Callable[..., Dyno]
-WITHIN = 3.0  # s; it is 1, with what a busy machine adds
+WITHIN = 5.0  # s; it is 1, with what a busy machine adds
 
 
 @contextlib.contextmanager
@@ -42,9 +42,14 @@ def health(one: Dyno, query: str = "") -> tuple[int, str]:
     return answer.status, answer.text
 
 
-def says(one: Dyno, status: int, text: str, query: str = "") -> None:
+def says(one: Dyno, status: int, pattern: str, query: str = "") -> None:
     """Wait until /healthz says this: an answer is kept for a second."""
-    wait_for(f"{status} {text!r}", lambda: health(one, query) == (status, text))
+
+    def is_said() -> bool:
+        found, text = health(one, query)
+        return found == status and bool(re.fullmatch(pattern, text))
+
+    wait_for(f"{status} {pattern!r}", is_said)
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +67,12 @@ def steady() -> Iterator[Dyno]:
 def test_it_is_200_as_long_as_one_worker_answers_and_names_those_that_do_not(steady: Dyno) -> None:
     first, second = steady.bokeh_workers()
     with stopped(first):
-        wait_for("the worker to be missed", lambda: "does not answer" in health(steady)[1])
-        status, text = health(steady)
-        assert status == 200
-        assert re.fullmatch(r"ok\nbokeh\.[12] does not answer\n", text)
-        status, text = health(steady, "?all=1")
-        assert status == 503
-        assert re.fullmatch(r"bokeh\.[12] does not answer\n", text)
+        says(steady, 200, r"ok\nbokeh\.[12] does not answer\n")
+        says(steady, 503, r"bokeh\.[12] does not answer\n", "?all=1")
     says(steady, 200, "ok\n", "?all=1")
     with stopped(first, second):
-        says(steady, 503, "bokeh.1 does not answer\nbokeh.2 does not answer\n")
-        assert steady.request("GET", "/bkapp/static/js/bokeh.min.js", seconds=5).status == 200
+        says(steady, 503, r"bokeh\.1 does not answer\nbokeh\.2 does not answer\n")
+        assert steady.get("/bkapp/static/js/bokeh.min.js").status == 200
         assert steady.get("/with/counter").status == 200
     says(steady, 200, "ok\n")
 
@@ -109,15 +109,19 @@ def test_a_stop_is_told_from_its_beginning_and_costs_kept_connections_nothing(
 ) -> None:
     if nginx != "installed":
         (project / "bin" / "nginx").symlink_to(Path(nginx).resolve())
-    one = dyno(project, {"STOP_LINGER": "2"}).start()
+    one = dyno(project, {"STOP_LINGER": "4"}).start()
     load = Load(one, [0.01], 8).start()
-    wait_for("enough requests", lambda: len(load.requests) > 3000, 60)
+    wait_for("enough requests", lambda: len(load.requests) > 3000, 100)
     router = http.client.HTTPConnection("127.0.0.1", one.port, timeout=10)  # closed by the dyno
-    router.request("GET", "/healthz")
-    assert router.getresponse().read() == b"ok\n"
-    linger_ends = time.monotonic() + 2
+
+    def is_well() -> bool:
+        router.request("GET", "/healthz")
+        return router.getresponse().read() == b"ok\n"
+
+    wait_for("all to answer in time", is_well)
+    nearly_over = time.monotonic() + 3
     one.process.send_signal(signal.SIGTERM)
-    one.wait_for_log("SIGTERM received")
+    wait_for("it to be heard", (project / "run" / "closing").exists)
     router.request("GET", "/healthz")
     answer = router.getresponse()
     assert (answer.status, answer.read()) == (503, b"stopping\n")
@@ -126,8 +130,9 @@ def test_a_stop_is_told_from_its_beginning_and_costs_kept_connections_nothing(
     assert one.get("/echo?a=%2F").json["arguments"] == {"a": "/"}
     assert one.wait() == 0
     requests = load.stop()
-    # what connects at the moment in which the port is closed is reset; nobody is to ask any more by then
-    lost = [request for request in load.failed() if request.kept or request.began < linger_ends]
+    # what connects at the moment in which the port is closed is reset; nobody is to ask any more by then. A request may be a
+    # second on its way there
+    lost = [request for request in load.failed() if request.kept or request.began < nearly_over]
     record_property("figure", f"{len(requests)} requests, {len(lost)} lost")
     assert lost == []
 

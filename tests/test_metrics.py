@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from browsing import assert_plots_are_drawn
 from dyno_under_test import OTHER_SITE, ROOT, Dyno, copy_project, temporary_folder, until_stopped, wait_for
@@ -30,15 +31,15 @@ from bokeh.models import Slider
 
 def turned(attr, old, new):
     if new == 1:
-        time.sleep(0.3)
+        time.sleep(1.2)
     elif new == 2:
         curdoc().add_next_tick_callback(later)
     elif new == 3:
-        curdoc().add_timeout_callback(lambda: time.sleep(0.3), 10)
+        curdoc().add_timeout_callback(lambda: time.sleep(1.2), 10)
 
 async def later():
-    await asyncio.sleep(0.7)
-    time.sleep(0.3)
+    await asyncio.sleep(3)
+    time.sleep(1.2)
 
 slider = Slider(name="slider", start=0, end=100, value=0)
 slider.on_change("value", turned)
@@ -73,7 +74,7 @@ def ask(one: Dyno) -> Figures:
     return Figures(answer.text)
 
 
-def wait_until(one: Dyno, what: Callable[[Figures], object], seconds: float = 10) -> Figures:
+def wait_until(one: Dyno, what: Callable[[Figures], object], seconds: float = 20) -> Figures:
     """Ask until what is said is as expected, and return it."""
     return wait_for("the figures", lambda: found if what(found := ask(one)) else None, seconds)
 
@@ -173,7 +174,7 @@ def test_other_lines_count_for_nothing(line: bytes) -> None:
 
 def test_requests_by_status_and_backend_and_their_seconds(site: Dyno) -> None:
     before = ask(site)
-    for path in ("/echo", "/slow/0.3", "/no-page", "/bkapp/counter/metadata", "/bkapp/static/js/bokeh.min.js"):
+    for path in ("/echo", "/slow/3.0", "/no-page", "/bkapp/counter/metadata", "/bkapp/static/js/bokeh.min.js"):
         site.get(path)
     after = wait_until(site, lambda now: now.sum("requests_total") >= before.sum("requests_total") + 5)
 
@@ -185,21 +186,21 @@ def test_requests_by_status_and_backend_and_their_seconds(site: Dyno) -> None:
     assert more("requests_total", backend="bokeh", status="200") == 1
     assert more("requests_total", backend="nginx", status="200") == 1
     assert more("request_seconds_count", backend="flask") == 3
-    assert more("request_seconds_bucket", backend="flask", le="0.25") == 2
+    assert more("request_seconds_bucket", backend="flask", le="2.5") == 2
     assert more("request_seconds_bucket", backend="flask", le="+Inf") == 3
-    assert 0.3 < more("request_seconds_sum", backend="flask") < 5
+    assert 3 < more("request_seconds_sum", backend="flask") < 8
 
 
 def test_the_series_of_a_generation_go_with_it(site: Dyno) -> None:
     (first,) = ask(site).values("sessions", "generation")
     site.process.send_signal(signal.SIGUSR2)
-    site.wait_for_log(f"generation {first} ends", 40)
+    site.wait_for_log(f"generation {first} ends", 60)
     now = ask(site)
     (second,) = now.values("sessions", "generation")
     assert now.sum("generation_state", generation=second, state="serving") == 1
     assert now.sum("generation_state") == 1
-    assert time.time() - 60 < now.sum("generation_start_time_seconds", generation=second) < time.time()
-    assert f'"{first}"' not in site.get("/metrics").text
+    assert time.time() - 120 < now.sum("generation_start_time_seconds", generation=second) < time.time()
+    assert f'generation="{first}"' not in site.get("/metrics").text
 
 
 def test_sessions_and_websockets(site: Dyno) -> None:
@@ -213,11 +214,17 @@ def test_sessions_and_websockets(site: Dyno) -> None:
         assert during.sum("sessions_recovered_total") == before.sum("sessions_recovered_total")
         with Visitor(site, "counter", token=visitor.token) as second:  # of the same session
             second.document()
-    after = wait_until(site, lambda now: now.sum("websockets") == before.sum("websockets"))
+    requests = {"backend": "bokeh", "status": "101"}  # nginx counts one by itself, once that has ended
+    after = wait_until(
+        site,
+        lambda now: (
+            now.sum("websockets") == before.sum("websockets")
+            and now.sum("requests_total", **requests) >= before.sum("requests_total", **requests) + 2
+        ),
+    )
     assert after.sum("websockets_closed_total", code="1006") == before.sum("websockets_closed_total", code="1006") + 2
     assert after.sum("websockets_opened_total") == before.sum("websockets_opened_total") + 2
     assert after.sum("sessions_opened_total") == before.sum("sessions_opened_total") + 1
-    requests = {"backend": "bokeh", "status": "101"}
     assert after.sum("requests_total", **requests) == before.sum("requests_total", **requests) + 2
     # for as long as it is open, which would be the longest request of all
     assert after.sum("request_seconds_count", backend="bokeh") == before.sum("request_seconds_count", backend="bokeh")
@@ -234,11 +241,12 @@ def test_who_is_refused_and_why(site: Dyno) -> None:
         other.document()
         with Visitor(site, "counter", address) as third:
             assert third.close_code() == 1013
-    after = wait_until(site, lambda now: now.sum("sessions_refused_total") > before.sum("sessions_refused_total") + 1)
+    closed = before.sum("websockets_closed_total", code="1013")
+    after = wait_until(site, lambda now: now.sum("websockets_closed_total", code="1013") > closed)
     for reason, more in (("token", 1), ("visitor", 1), ("full", 0)):
         count = after.sum("sessions_refused_total", reason=reason) - before.sum("sessions_refused_total", reason=reason)
         assert count == more, reason
-    assert after.sum("websockets_closed_total", code="1013") == before.sum("websockets_closed_total", code="1013") + 1
+    assert after.sum("websockets_closed_total", code="1013") == closed + 1
 
 
 @pytest.mark.parametrize("how", ["sync", "async", "timer"])
@@ -248,13 +256,13 @@ def test_the_seconds_of_a_callback_are_those_in_which_it_runs(site: Dyno, how: s
         before = ask(site)
         visitor.send_message(change(slider, "value", ["sync", "async", "timer"].index(how) + 1))
         seconds = "callback_seconds_sum"
-        after = wait_until(site, lambda now: now.sum(seconds) > before.sum(seconds) + 0.25)
-    assert after.sum(seconds) - before.sum(seconds) < 0.6  # the async one has waited for 0.7 s
+        after = wait_until(site, lambda now: now.sum(seconds) > before.sum(seconds) + 1.1)
+    assert after.sum(seconds) - before.sum(seconds) < 3  # the async one has waited for 3 s
     long = {
         le: after.sum("callback_seconds_bucket", le=le) - before.sum("callback_seconds_bucket", le=le)
-        for le in ("0.25", "+Inf")
+        for le in ("1.0", "+Inf")
     }
-    assert long["+Inf"] == long["0.25"] + 1
+    assert long["+Inf"] == long["1.0"] + 1
 
 
 def test_a_page_that_came_back_a_killed_worker_and_counts_that_never_go_back(site: Dyno, page) -> None:
@@ -264,7 +272,7 @@ def test_a_page_that_came_back_a_killed_worker_and_counts_that_never_go_back(sit
     (worker,) = site.bokeh_workers()
     worker.kill()
     after = wait_until(
-        site, lambda now: now.sum("sessions_recovered_total") > before.sum("sessions_recovered_total"), 20
+        site, lambda now: now.sum("sessions_recovered_total") > before.sum("sessions_recovered_total"), 40
     )
     assert after.sum("sessions_recovered_total") == before.sum("sessions_recovered_total") + 1
     restarts = {"process": "bokeh.1"}
@@ -276,8 +284,8 @@ def test_a_page_that_came_back_a_killed_worker_and_counts_that_never_go_back(sit
                 now = next((s.value for s in after.samples if (s.name, s.labels) == (one.name, one.labels)), None)
                 assert now is not None, one
                 assert now >= one.value or family.name == "bokeh_dyno_process_cpu_seconds", one
+    page.goto("about:blank")  # what it has complained of comes only now: nothing was asked of it meanwhile
     page.complaints.clear()
-    page.goto("about:blank")
 
 
 def test_a_killed_worker_of_gunicorn_is_counted(site: Dyno) -> None:
@@ -294,7 +302,7 @@ def test_a_killed_worker_of_gunicorn_is_counted(site: Dyno) -> None:
 
 def test_the_answer_comes_within_a_second_though_everything_else_hangs(site: Dyno) -> None:
     stopped = [*site.bokeh_workers(), *site.find(r"-m bokeh_dyno\.bokeh")[:1], *site.find("gunicorn --config")[1:]]
-    ask(site)
+    before = ask(site)
     for process in stopped:
         process.suspend()
     try:
@@ -305,11 +313,13 @@ def test_the_answer_comes_within_a_second_though_everything_else_hangs(site: Dyn
     finally:
         for process in stopped:
             process.resume()
-    assert took < 2, f"{took:.1f} s"  # within 1 s on a machine that is not busy with other tests
+    assert took < 5, f"{took:.1f} s"  # within 1 s on a machine that is not busy with other tests
     assert during.sum("event_loop_max_lag_seconds") > 1
-    after = wait_until(
-        site, lambda now: now.sum("event_loop_lag_seconds_bucket", le="1.0") < now.sum("event_loop_lag_seconds_count")
-    )
+
+    def late(figures: Figures) -> float:
+        return figures.sum("event_loop_lag_seconds_count") - figures.sum("event_loop_lag_seconds_bucket", le="1.0")
+
+    after = wait_until(site, lambda now: late(now) > late(before))
     assert after.sum("event_loop_max_lag_seconds") > 2  # in the last half minute
 
 
@@ -323,7 +333,8 @@ def test_processes_and_versions(site: Dyno) -> None:
         site.bokeh_workers()[0].memory_info().rss, rel=0.1
     )
     assert now.sum("process_cpu_seconds_total", process="bokeh") > 0.1
-    assert time.time() - 300 < now.sum("process_start_time_seconds", process="dyno") < time.time()
+    began = psutil.Process(site.process.pid).create_time()
+    assert now.sum("process_start_time_seconds", process="dyno") == pytest.approx(began, abs=1)
     (build,) = [one for one in now.samples if one.name == "bokeh_dyno_build_info"]
     assert re.fullmatch(r"3\.\d+\.\d+", build.labels["bokeh"])
     assert all(build.labels[name] for name in ("version", "python", "flask", "gunicorn", "nginx"))

@@ -128,9 +128,13 @@ def talker(tracker: Tracker) -> Iterator[Dyno]:
 
 
 def events(one: Dyno, text: str) -> list[dict]:
-    """Return all events of a dyno in which there is `text`, once there is one."""
-    wait_for(text, lambda: text in one.log())
-    return [json.loads(line) for line in one.log().splitlines(keepends=True) if text in line and line.endswith("\n")]
+    """Return all events of a dyno in which there is `text`, once there is one that is whole."""
+
+    def found() -> list[dict]:
+        lines = one.log().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if text in line and line.endswith("\n")]
+
+    return wait_for(text, found)
 
 
 # --- LOG_FORMAT=json --------------------------------------------------------------------------------------------------
@@ -139,9 +143,8 @@ def events(one: Dyno, text: str) -> list[dict]:
 def test_every_line_is_an_event_with_its_process(talker: Dyno) -> None:
     word = secrets.token_hex(8)
     assert talker.get(f"/print/{word}").status == 200
-    wait_for("the request", lambda: f'"/print/{word}"' in talker.log())
-    wait_for("what it printed", lambda: f"flask complained {word}" in talker.log())
-    found = [json.loads(line) for line in talker.log().splitlines()]
+    wait_for("the request, and both that it printed", lambda: len(events(talker, word)) >= 3)
+    found = events(talker, "")
     assert {"dyno", "system", "nginx", "flask.1", "bokeh.1"} == {event["process"] for event in found}
     assert [
         event for event in found if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["time"])
@@ -250,22 +253,24 @@ def test_what_a_session_logs_has_its_request_and_its_session(talker: Dyno) -> No
 
 @pytest.mark.skipif(not importlib.util.find_spec("sentry_sdk"), reason="sentry-sdk is not installed")
 def test_each_unhandled_error_is_sent_once_and_nothing_private_with_it(talker: Dyno, tracker: Tracker) -> None:
-    before = len(tracker.events)
     word = secrets.token_hex(8)
+
+    def found() -> list[tuple]:  # others of the talker's may come late, too
+        return [
+            (one["tags"]["request_id"][:1], one["tags"].get("where"), one["exception"]["values"][-1]["type"])
+            for one in tracker.events
+            if word in one["tags"]["request_id"]
+        ]
+
     talker.get("/fail?password=hunter2", Cookie="session=hunter2", X_Request_Id=f"a-{word}", Bokeh_Token="hunter2")
     talker.get("/bkapp/bad?word=main", X_Request_Id=f"b-{word}", Cookie="session=hunter2")
     token = talker.token("/with/bad?word=hunter2")
     with Visitor(talker, "bad", token=token, **{"X-Request-Id": f"c-{word}"}) as visitor:
         visitor.send_message(change(find(visitor.document(), "s"), "value", 3))
-        wait_for("three errors", lambda: len(tracker.events) >= before + 3)
+        wait_for("three errors", lambda: {name for name, *_ in found()} == {"a", "b", "c"})
     talker.get("/fail", X_Request_Id=f"d-{word}")
-    wait_for("the last one", lambda: any(one["tags"]["request_id"] == f"d-{word}" for one in tracker.events))
-    found = [
-        (one["tags"]["request_id"][:1], one["tags"].get("where"), one["exception"]["values"][-1]["type"])
-        for one in tracker.events
-        if word in one["tags"]["request_id"]
-    ]
-    assert sorted(found, key=str) == [
+    wait_for("the last one", lambda: any(name == "d" for name, *_ in found()))
+    assert sorted(found(), key=str) == [
         ("a", None, "RuntimeError"),
         ("b", "bokeh_app/bad", "KeyError"),
         ("c", "bokeh_app/bad", "ValueError"),
@@ -306,7 +311,7 @@ class Read:
 
     @property
     def text(self) -> str:
-        return self._file.read_text()
+        return self._file.read_text(errors="replace")  # its end may be a part of a character
 
     def _processes(self) -> list[psutil.Process]:
         """Return the start script, and those of honcho."""
@@ -332,7 +337,7 @@ def test_a_reader_that_pauses_costs_lines_and_never_the_site(project: Path, dyno
         for _ in range(sent):
             began = time.monotonic()
             assert one.get("/long/9000").status == 200
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 10
         assert read.memory() < before + 15e6
         wait_for("honcho, which has printed all", read.is_idle)
         read.reader.send_signal(signal.SIGCONT)
@@ -346,14 +351,15 @@ def test_a_reader_that_pauses_costs_lines_and_never_the_site(project: Path, dyno
 
         wait_for("an account of each line", all_are_accounted_for)
         assert read.text.count("x" * 9000) > 400
-        assert [line[:50] for line in read.text.splitlines() if not re.match(r"\d\d:\d\d:\d\d \S+ +\| ", line)] == []
+        whole = read.text.rpartition("\n")[0].splitlines()
+        assert [line[:50] for line in whole if not re.match(r"\d\d:\d\d:\d\d \S+ +\| ", line)] == []
         # at the end, too, nobody has to read
         read.reader.send_signal(signal.SIGSTOP)
         for _ in range(30):
             one.get("/long/9000")
         began = time.monotonic()
         assert one.stop() == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
     finally:
         read.reader.send_signal(signal.SIGCONT)
         read.reader.wait(10)
@@ -444,7 +450,7 @@ logging.getLogger("of.app").info("runs")
     (project / "bokeh_app" / "slow" / "app_hooks.py").write_text("")
     (project / "bokeh_app" / "slow" / "main.py").write_text("import time\ntime.sleep(1)\n")
     one = dyno(project, {**ONE, "BOKEH_PY_LOG_LEVEL": "trace"}).start()
-    assert not re.search(r"\b503\b|starting$", one.log())
+    assert not re.search(r"\b503 [A-Z]+ |HTTP 503|starting$", one.log())
     one.get("/echo")
     one.wait_for_log(r"^\S+ flask\.1 +\| SITE INFO flask_app: asked$")
     token = one.token("/with/own?password=hunter2")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dyno_under_test import OTHER_SITE, Dyno, copy_project, installed, procfile_line, wait_for
+from dyno_under_test import BOOT, OTHER_SITE, Dyno, copy_project, installed, procfile_line, wait_for
 from frames import CLOSE, Frames, frame
 
 MakeDyno = Callable[..., Dyno]
@@ -29,7 +29,7 @@ SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 
 def assert_the_site_works(one: Dyno) -> None:
     """Look at a page of Flask, an app's own page, and the static files."""
-    assert one.get("/healthz").text == "ok\n"
+    wait_for("all to answer in time", lambda: one.get("/healthz").text == "ok\n")
     assert one.get("/echo").json["method"] == "GET"
     assert "counter" in one.get("/with/counter").text
     assert one.get("/bkapp/counter").status == 200
@@ -78,10 +78,8 @@ def test_with_f_the_port_opens_at_once(project: Path, dyno: MakeDyno) -> None:
 def test_honcho_start_runs_the_site_too(project: Path, dyno: MakeDyno) -> None:
     one = dyno(project, command=["honcho", "start"]).start()
     assert_the_site_works(one)
-    began = time.monotonic()
     one.stop()
-    assert time.monotonic() - began < 6
-    assert "Traceback" not in one.log()
+    assert not re.search("SIGKILL|Traceback", one.log())
 
 
 def test_it_starts_from_any_current_folder(project: Path, dyno: MakeDyno) -> None:
@@ -150,7 +148,7 @@ def test_nginx_in_bin_comes_before_the_installed_one(project: Path, dyno: MakeDy
     own.write_text(f'#!/bin/sh\necho "started: nginx of the project"\nexec {nginx} "$@"\n')
     own.chmod(0o755)
     one = dyno(project).start()
-    assert "started: nginx of the project" in one.log()
+    one.wait_for_log("started: nginx of the project")
     assert one.stop() == 0
 
 
@@ -162,16 +160,16 @@ def test_a_stop_is_heard_at_every_moment_of_the_boot(project: Path, dyno: MakeDy
     moments = [r"starting honcho", r"bokeh\.1 started", r"Starting Bokeh server"]
     for moment in moments:
         one = dyno(project).launch()
-        one.wait_for_log(moment)
+        one.wait_for_log(moment, BOOT)
         began = time.monotonic()
         assert one.stop(number) == 0, one.log()
-        assert time.monotonic() - began < 6, one.log()
+        assert time.monotonic() - began < 15, one.log()
         # an interpreter that is interrupted during its first imports says so; ours may not
         assert not re.search(r'File "[^"]*/bokeh_dyno/start/dyno\.py"', one.log()), one.log()
     for _ in range(2):  # right after the first answer
         one = dyno(project).start()
         one.process.send_signal(number)
-        assert one.wait(6) == 0
+        assert one.wait(15) == 0
         one.assert_nothing_left()
 
 
@@ -190,7 +188,7 @@ def test_what_is_begun_in_the_moment_of_the_stop_is_stopped_too(project: Path, d
     one = dyno(project, command=["bin/start-nginx", "bash", "-c", begin]).launch()
     wait_for("some of them", lambda: len(one.find("^sleep 60")) > 20)
     one.process.send_signal(signal.SIGINT)
-    assert one.wait(4) == 0
+    assert one.wait(10) == 0  # what is left alive costs 14 s
     one.assert_nothing_left()
 
 
@@ -270,7 +268,7 @@ def test_nothing_is_left_when_the_start_script_itself_is_killed(project: Path, d
 # --- wrong input ------------------------------------------------------------------------------------------------------
 
 
-def assert_refused(one: Dyno, *patterns: str, seconds: float = 15, traceback: str = "") -> None:
+def assert_refused(one: Dyno, *patterns: str, seconds: float = 30, traceback: str = "") -> None:
     """Run a dyno that cannot start: one error line for each pattern, an exit code above 0, nothing left.
 
     And no traceback, other than that of the code that `traceback` names.
@@ -307,7 +305,7 @@ def hidden(program: str, scratch: Path) -> list[str]:
 @pytest.mark.parametrize("program", ["nginx", "erb"])
 def test_a_missing_program_is_named(program: str, project: Path, scratch: Path, dyno: MakeDyno) -> None:
     one = dyno(project, before=hidden(program, scratch))
-    assert_refused(one, rf"error: {program} is not installed.*bin/setup", seconds=5)
+    assert_refused(one, rf"error: {program} is not installed.*bin/setup", seconds=15)
 
 
 @pytest.mark.parametrize("package", ["flask", "psutil", "bokeh"])
@@ -320,7 +318,7 @@ def test_a_missing_python_package_is_named(package: str, project: Path, scratch:
             (packages / path.name).symlink_to(path)
     one = dyno(project)
     one.env["PATH"] = f"{bare / 'bin'}:{one.env['PATH']}"
-    assert_refused(one, rf"error: Python has no package {package}\b.*bin/setup", seconds=5)
+    assert_refused(one, rf"error: Python has no package {package}\b.*bin/setup", seconds=15)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1"])
@@ -339,7 +337,7 @@ def test_a_port_below_1024_needs_the_right_to_it(project: Path, dyno: MakeDyno) 
     if not lowest.exists() or int(lowest.read_text()) <= 81:
         pytest.skip("everybody may listen on any port here")
     one = dyno(project, {"PORT": "81"}, before=as_an_ordinary_user(project))
-    assert_refused(one, r"error: PORT=81 needs root or the right to ports below 1024: use 1024 or above", seconds=5)
+    assert_refused(one, r"error: PORT=81 needs root or the right to ports below 1024: use 1024 or above", seconds=15)
 
 
 # by their names: main.py, templates/index.html, and what the log says
@@ -373,11 +371,9 @@ def test_apps_that_cannot_run_cost_only_themselves(project: Path, dyno: MakeDyno
     (project / "bokeh_app" / "noted.ipynb").write_text("{}")
     one = dyno(project).start()
     for name, (*_, error) in APPS_THAT_CANNOT_RUN.items():
-        assert re.search(f"error: bokeh_app/{name} cannot run: .*{error}", one.log()), name
-    assert re.search(
-        r"bokeh_app/later cannot run: yaml.*: while parsing .* expected .*later/theme\.yaml\", line 3", one.log()
-    )
-    assert re.search(r"bokeh_app/noted cannot run: .*add nbconvert and nbformat to requirements\.txt", one.log())
+        one.wait_for_log(f"error: bokeh_app/{name} cannot run: .*{error}")
+    one.wait_for_log(r"bokeh_app/later cannot run: yaml.*: while parsing .* expected .*later/theme\.yaml\", line 3")
+    one.wait_for_log(r"bokeh_app/noted cannot run: .*add nbconvert and nbformat to requirements\.txt")
     health = one.get("/healthz")
     assert health.status == 200
     for name in (*APPS_THAT_CANNOT_RUN, "later"):
@@ -395,9 +391,12 @@ def test_apps_that_cannot_run_cost_only_themselves(project: Path, dyno: MakeDyno
 def test_an_app_that_never_ends_costs_only_itself(project: Path, dyno: MakeDyno) -> None:
     (project / "bokeh_app" / "wrong").mkdir()
     (project / "bokeh_app" / "wrong" / "main.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
-    one = dyno(project, {"BOOT_TIMEOUT": "20"}).start()
+    one = dyno(project, {"BOOT_TIMEOUT": "40"}).start()  # of which it takes half, and two boots the rest
     assert "error: bokeh_app/wrong cannot run: it still runs after 50% of BOOT_TIMEOUT; starting again" in one.log()
-    assert one.get("/healthz").text == "ok\nbokeh_app/wrong could not run at the start\n"
+    wait_for(
+        "all others to answer in time",
+        lambda: one.get("/healthz").text == "ok\nbokeh_app/wrong could not run at the start\n",
+    )
 
 
 def test_a_site_whose_apps_all_fail_does_not_start(project: Path, dyno: MakeDyno) -> None:
@@ -419,25 +418,25 @@ def test_folders_that_are_no_apps_are_named(project: Path, dyno: MakeDyno) -> No
         r"error: bokeh_app/empty has no main\.py: add one",
         r"error: bokeh_app/static is a name that the Bokeh server needs",
         r"error: bokeh_app/two words is not a name for a URL",
-        seconds=5,
+        seconds=15,
     )
 
 
 def test_a_site_without_any_app_is_told_how_to_add_one(project: Path, dyno: MakeDyno) -> None:
     shutil.rmtree(project / "bokeh_app")
-    assert_refused(dyno(project), r"error: bokeh_app/ has no app: make a folder", seconds=5)
+    assert_refused(dyno(project), r"error: bokeh_app/ has no app: make a folder", seconds=15)
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGTERM])
 def test_a_template_that_listens_elsewhere_is_told_and_can_be_stopped(number, project: Path, dyno: MakeDyno) -> None:
     template = project / "config" / "nginx.conf.erb"
     template.write_text(template.read_text().replace("<%= listen %>", "listen unix:elsewhere.sock;"))
-    one = dyno(project, {} if number else {"BOOT_TIMEOUT": "10"}).launch()
+    one = dyno(project, {} if number else {"BOOT_TIMEOUT": "20"}).launch()
     if number:
-        wait_for("nginx", lambda: one.find("nginx: master"))  # `nginx -t` makes the socket, too
+        wait_for("nginx", lambda: one.find("nginx: master"), BOOT)  # `nginx -t` makes the socket, too
         assert one.stop(number) == 0
     else:
-        assert one.wait(40) == 1
+        assert one.wait(60) == 1
         one.wait_for_log(rf"error: nginx does not listen on PORT={one.port}")
     one.assert_nothing_left()
 
@@ -515,12 +514,12 @@ def test_a_name_that_is_nearly_one_of_a_config_var_is_told(project: Path, dyno: 
 def test_a_wrong_template_is_told_from_the_line(line: str, error: str, project: Path, dyno: MakeDyno) -> None:
     template = project / "config" / "nginx.conf.erb"
     template.write_text(f"{template.read_text()}\n{line}\n")
-    assert_refused(dyno(project), error, seconds=15)
+    assert_refused(dyno(project), error)
 
 
 def test_a_missing_template_is_told(project: Path, dyno: MakeDyno) -> None:
     (project / "config" / "nginx.conf.erb").unlink()
-    assert_refused(dyno(project), r"error: config/nginx\.conf\.erb is missing", seconds=5)
+    assert_refused(dyno(project), r"error: config/nginx\.conf\.erb is missing", seconds=15)
 
 
 def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> None:
@@ -532,7 +531,7 @@ def test_all_wrong_settings_are_named_at_once(project: Path, dyno: MakeDyno) -> 
         "BOKEH_SECRET_KEY": "x",
     }
     names = ["PORT='http'", "BOKEH_WORKERS='0'", "BOKEH_PREFIX='bkapp/'", "FORCE_HTTPS='yes'", "BOKEH_SECRET_KEY=of 1 "]
-    assert_refused(dyno(project, wrong), *(f"error: {name}.* is not allowed: .+" for name in names), seconds=5)
+    assert_refused(dyno(project, wrong), *(f"error: {name}.* is not allowed: .+" for name in names), seconds=15)
 
 
 @pytest.mark.parametrize(
