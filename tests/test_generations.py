@@ -221,6 +221,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.timeout(400)  # nine generations, one after the other
 def test_what_cannot_come_up_changes_nothing(project: Path, dyno: MakeDyno) -> None:
     (project / "flask_app" / "templates").mkdir(exist_ok=True)
     (project / "flask_app" / "templates" / "page.html").write_text("{}")
