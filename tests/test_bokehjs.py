@@ -12,7 +12,7 @@ import bokeh
 import bokeh.util.paths
 import pytest
 from browsing import assert_plots_are_drawn, source_values, turn_slider
-from dyno_under_test import Dyno
+from dyno_under_test import Dyno, wait_for
 
 MakeDyno = Callable[..., Dyno]
 JS = bokeh.util.paths.static_path() / "js"
@@ -79,11 +79,11 @@ def test_nothing_is_asked_for_between_the_page_and_the_websocket_but_its_scripts
 def test_the_session_is_there_before_bokehjs_is(site: Dyno, page) -> None:
     runs = Path(site.env["TEST_COUNTER"])
     before = len(runs.read_text().splitlines())
-    held = []  # BokehJS, until the session is there
+    held, arrived = [], []  # BokehJS, until the session is there; frames of its WebSocket
     page.route("**/bokeh.min.js", lambda route: held.append(route))
-    with page.expect_websocket() as websocket:
-        page.goto(address(site, "/with/counter"), wait_until="commit")
-    websocket.value.wait_for_event("framereceived")
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: arrived.append(frame)))
+    page.goto(address(site, "/with/counter"), wait_until="commit")
+    wait_for("the session", lambda: page.wait_for_timeout(20) or (held and arrived))
     assert len(runs.read_text().splitlines()) == before + 1
     held[0].continue_()
     assert_plots_are_drawn(page, 1)
@@ -262,5 +262,5 @@ def test_without_bokeh_warm_no_app_runs_before_it_is_asked_for(project: Path, dy
 def test_an_app_that_is_no_python_is_named_without_bokeh_warm_too(project: Path, dyno: MakeDyno) -> None:
     (project / "bokeh_app" / "counter" / "main.py").write_text("this is no Python\n")
     one = dyno(project, {"BOKEH_WARM": "0"}).start()
-    assert re.search(r"error: bokeh_app/counter cannot run: .*line 1: SyntaxError", one.log())
+    one.wait_for_log(r"error: bokeh_app/counter cannot run: .*line 1: SyntaxError")
     assert one.get("/bkapp/later").status == 200

@@ -168,13 +168,15 @@ def test_with_nginxs_buildpack_last_the_site_works_under_its_script(key: str | N
     app = build(scratch, apt_buildpack, python_buildpack, nginx_buildpack)
     one = run(app, **({"BOKEH_SECRET_KEY": key} if key else {})).start()
     assert "the buildpack's script" in one.log()
+    one.wait_for_log(r"a stop \(SIGTERM\) cuts off requests")
     assert one.log().count("a stop (SIGTERM) cuts off requests") == 1
     assert_it_works(one)
     for file in (app / "run").glob("key*"):
         assert not key
         assert file.stat().st_mode & 0o777 == 0o600
-    one.bokeh_workers()[0].kill()
-    wait_for("the worker", lambda: len(one.bokeh_workers()) == 3 and one.get("/healthz").status == 200)
+    (killed := one.bokeh_workers()[0]).kill()
+    wait_for("another worker", lambda: killed not in (workers := one.bokeh_workers()) and len(workers) == 3)
+    wait_for("the site", lambda: one.get("/healthz").status == 200)
     end(one)
 
 

@@ -312,12 +312,13 @@ def test_no_message_costs_the_others_much(fragile: Dyno, name: str, record_prope
             pass
         wait_for("the worker", lambda: fragile.get("/bkapp/counter/metadata").status == 200, 60)
     workers = fragile.bokeh_workers()
-    cpu, memory = cpu_seconds(fragile) - cpu, megabytes(fragile) - memory
-    record_property("figure", f"{name}: {websocket.wire:,} bytes, {cpu:.2f} s, {memory:+.0f} MB; {neighbour.figures()}")
+    cpu, grown = cpu_seconds(fragile) - cpu, megabytes(fragile) - memory
+    record_property("figure", f"{name}: {websocket.wire:,} bytes, {cpu:.2f} s, {grown:+.0f} MB; {neighbour.figures()}")
     assert [worker.pid for worker in workers] == [before.pid], "the worker has ended"
     assert neighbour.failed() == []
     assert cpu < BUSY
-    assert memory < GROWTH
+    # what is free it gives back every second; the session, and what that keeps, stays for longer than this waits
+    wait_for("the rest of it to be given back", lambda: megabytes(fragile) - memory < GROWTH, 5)
     assert [one for one in private(fragile) if one in websocket.received] == []
 
 

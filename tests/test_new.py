@@ -130,7 +130,8 @@ def test_a_new_page_shows_the_app_of_its_name(made: Dyno, page) -> None:
     assert page.locator("main h1").inner_text() == "My slider"
 
 
-def test_a_new_page_is_there_at_once(made: Dyno) -> None:
+def test_a_new_page_is_there_at_once(made: Dyno, own_tests: subprocess.Popen) -> None:
+    own_tests.wait(120)  # the test of this page is none of those
     assert made.get("/about_us").status == 404
     assert new(made.folder, "page", "about_us") == (
         "flask_app/templates/pages/about_us.html and tests/test_about_us_page.py are written\nthe page is at /about_us\n"
@@ -166,7 +167,8 @@ def test_what_a_kind_needs_is_named(project: Path) -> None:
         assert not (project / "bokeh_app" / "x").exists()
 
 
-def test_what_there_is_is_not_overwritten(made: Dyno) -> None:
+def test_what_there_is_is_not_overwritten(made: Dyno, own_tests: subprocess.Popen) -> None:
+    own_tests.wait(120)  # they write files of their own
     folder = made.folder
     for names, words in (
         (("app", "my-slider"), "bokeh_app/my-slider exists already"),

@@ -201,5 +201,7 @@ def test_a_stop_with_pages_open_takes_less_than_the_seconds_of_cloud_run(
         assert status == 101
         assert is_open(page)
         began = time.monotonic()
-        assert one.stop(signal.SIGTERM) == 0
+        one.process.send_signal(signal.SIGTERM)
+        assert one.wait() == 0
         assert time.monotonic() - began < 10
+    one.assert_nothing_left()

@@ -330,10 +330,10 @@ def test_static_files_stay_in_their_folder(site: Dyno) -> None:
 
 def test_a_slow_page_keeps_nobody_waiting(site: Dyno) -> None:
     with ThreadPoolExecutor(6) as pool:
-        slow = [pool.submit(site.get, "/slow/2.0") for _ in range(6)]
+        slow = [pool.submit(site.get, "/slow/6.0") for _ in range(6)]
         began = time.monotonic()
         assert site.get("/echo").status == 200
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
         assert {answer.result().status for answer in slow} == {200}
 
 

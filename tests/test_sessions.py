@@ -132,7 +132,7 @@ def test_a_new_session_goes_to_no_worker_that_is_in_a_callback(project: Path, dy
         return busy not in (tokens.worker_of(get_session_id(token), 2) for token in found)
 
     # by pages of the site: an own page asks the worker for its session at once
-    wait_for("pages of the site to go elsewhere", lambda: others([one.token(PAGE) for _ in range(4)]))
+    wait_for("pages of the site to go elsewhere", lambda: others([one.token(PAGE) for _ in range(12)]))
     before = len(runs(one))
     found = minted(12)
     assert others(found)
@@ -168,7 +168,7 @@ def test_sessions_that_have_ended_leave_nothing_behind(project: Path, dyno, scra
     (app / "count.py").write_text(COUNT)  # imported once, where the app's own module ends with each session
     (app / "main.py").write_text("from .count import counting\ncounting.is_running() or counting.start()\n")
     procfile = project / "Procfile.dyno"
-    soon = "--unused-session-lifetime 2000 --check-unused-sessions 100"
+    soon = "--unused-session-lifetime 8000 --check-unused-sessions 100"
     procfile.write_text(procfile.read_text().replace("bokeh_dyno.bokeh", f"bokeh_dyno.bokeh {soon}"))
     counted = scratch / "counted"
     one = dyno(project, {"BOKEH_WORKERS": "1", "BOKEH_WARM": "0", "TEST_COUNTER": str(counted)}).start()
@@ -261,8 +261,7 @@ def test_a_token_opens_the_app_that_it_is_for_and_no_other(closed: Dyno, path: s
     token = closed.token(PAGE)
     for asked, allowed in ((path.replace("plain.one", "counter"), True), (path, False)):
         if path.endswith("ws"):
-            status, websocket = closed.handshake(asked, token)
-            websocket.close()
+            status = open_websocket(closed, token, asked)
         else:
             status = closed.get(f"{asked}?bokeh-token={token}&bokeh-autoload-element=1").status
         assert status in ((101, 200) if allowed else (403,)), asked
