@@ -100,7 +100,7 @@ def test_no_handshake_is_an_error_of_ours_or_stops_anything(target: Dyno, record
         # so that the answer ends: whoever is let in says good-bye
         return send_raw(target, text.encode("latin-1") + frame(b"\x03\xe8", 8))
 
-    @attacks(25)
+    @attacks(35)
     @given(st.lists(handshakes(), min_size=AT_ONCE, max_size=AT_ONCE))
     def attack(batch: list[list[str]]) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
