@@ -72,6 +72,6 @@ def turn_slider(page: Page, steps: int = 1, number: int = 0) -> None:
 
 
 def forget_a_missing_worker(page: Page) -> None:
-    """Forget answers of a worker that was killed: a page that comes back may be there before it, and tries again."""
-    of_it = re.compile(r"Unexpected response code: 50[23]$|^503: .*/bkapp/|a status of 503 ")
+    """Forget that a worker, Bokeh's or gunicorn's, was killed: a page may ask before it is back, and tries again."""
+    of_it = re.compile(r"Unexpected response code: 50[23]$|^502: |^503: .*/bkapp/|a status of 50[23] ")
     page.complaints[:] = [one for one in page.complaints if not of_it.search(one)]

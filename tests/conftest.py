@@ -18,6 +18,9 @@ from dyno_under_test import OTHER_SITE, Dyno, copy_project, temporary_folder
 # further nginx binaries to run the site with, such as the buildpack's: TEST_NGINX=/some/where/nginx bin/test
 NGINXES = ["installed", *filter(None, [os.environ.get("TEST_NGINX")])]
 
+# in the background of a script (bin/test &) it is ignored, also by whatever the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """Print the figures that tests have noted with `record_property("figure", …)`."""

@@ -283,6 +283,7 @@ def test_when_the_flask_dyno_restarts_a_page_finds_the_very_same_session(
     assert len(runs(flask)) == before
     assert source_values(page)
     take_out_what_the_absence_caused(page)
+    forget_a_missing_worker(page)
 
 
 def test_what_flask_does_not_know_of_an_app_comes_with_its_document(scratch: Path, dyno: MakeDyno, page: Page) -> None:
