@@ -294,6 +294,7 @@ def test_the_site_is_built_without_a_warning_and_can_be_searched(page) -> None:
         wait_for("the site", lambda: answers(f"http://127.0.0.1:{port}/"))
         page.goto(f"http://127.0.0.1:{port}/search.html?q=eval+policy")
         page.get_by_role("link", name="Operate").first.wait_for()
+        page.close()  # it goes on to ask for what it has found
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.stdout.close()
