@@ -299,8 +299,13 @@ class Dyno:
         """GET a path; the names of headers are given with `_` for `-`."""
         return self.request("GET", path, {name.replace("_", "-"): value for name, value in headers.items()})
 
-    def handshake(self, path: str, token: str, **headers: str) -> tuple[int, socket.socket]:
-        """Ask for a WebSocket; return the status and the socket, which the caller closes. Answers that are not 101 too."""
+    def handshake(
+        self, path: str, token: str, meanwhile: Callable[[], object] = bool, **headers: str
+    ) -> tuple[int, socket.socket]:
+        """Ask for a WebSocket; return the status and the socket, which the caller closes. Answers that are not 101 too.
+
+        `meanwhile` is called when all has been sent but for the last line.
+        """
         wanted = {
             "Host": f"127.0.0.1:{self.port}",
             "Upgrade": "websocket",
@@ -312,7 +317,9 @@ class Dyno:
         }
         client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         lines = "".join(f"{name}: {value}\r\n" for name, value in wanted.items())
-        client.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        client.sendall(f"GET {path} HTTP/1.1\r\n{lines}".encode())
+        meanwhile()
+        client.sendall(b"\r\n")
         head = b""
         while b"\r\n\r\n" not in head and (more := client.recv(1)):
             head += more

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import NGINXES
 from dyno_under_test import Dyno, wait_for
-from frames import Frames, close_code
+from frames import CLOSE, Frames, close_code
 from load import Load
 
 FAST = [0.01, 0.01, 0.05, 0.01, 0.02]
@@ -90,6 +90,24 @@ def test_without_the_shield_one_line_says_so(project: Path, dyno: Callable[..., 
     assert bare.wait() == 0
     bare.assert_nothing_left()
     assert 'File "' not in bare.log()
+
+
+def test_a_websocket_of_the_last_moment_gets_its_document_and_is_told(loaded: Dyno):
+    opened = [loaded.handshake("/bkapp/counter/ws", loaded.token("/with/counter")) for _ in range(8)]
+
+    def stop() -> None:
+        loaded.process.send_signal(signal.SIGTERM)
+        for _, websocket in opened:  # of both workers
+            assert close_code(Frames(websocket)) == 1012
+            websocket.close()
+
+    status, client = loaded.handshake("/bkapp/counter/ws?document=1", loaded.token("/with/counter"), stop)
+    assert status == 101
+    with client:
+        *document, (first, told) = Frames(client)
+    assert any(b'"title"' in payload for _, payload in document)
+    assert (first & 15, told) == (CLOSE, b"\x03\xf4service restart")
+    assert loaded.wait() == 0
 
 
 def test_a_reload_under_load_loses_no_request_and_closes_no_websocket(loaded: Dyno, record_property):

@@ -190,9 +190,9 @@ class Gate(AuthProvider):
             user = await self._user(handler)
             if not user:  # Bokeh would redirect, once it is open
                 raise _refused("user", HTTPError(403, "a WebSocket of somebody who is not logged in"))
-            if self._closing:
-                raise _refused("stopping", HTTPError(503, "stopping"))
             self.websockets[handler] = asyncio.get_running_loop().time()
+            if self._closing:  # nginx had it already when it closed the port
+                self._close(handler)
             return user
         token = handler.get_argument("bokeh-token", None)
         if token is not None and not tokens.is_valid(token, app):
@@ -244,9 +244,12 @@ class Gate(AuthProvider):
         metrics.session_opened(again="again" in handler.request.query_arguments)
 
     def close_websockets(self) -> None:
-        """Tell every open page that the service restarts (1012, RFC 6455's registry), and take no new ones."""
+        """Tell every open page that the service restarts (1012, RFC 6455's registry), and those that still come."""
         self._closing = True
-        loop = asyncio.get_running_loop()
-        for handler, opened in list(self.websockets.items()):
-            # a page that has just opened gets its document first: it has nothing to show yet
-            loop.call_at(opened + OPENING_SECONDS, handler.close, 1012, "service restart")
+        for handler in list(self.websockets):
+            self._close(handler)
+
+    def _close(self, handler: WebSocketHandler) -> None:
+        # a page that has just opened gets its document first: it has nothing to show yet
+        when = self.websockets[handler] + OPENING_SECONDS
+        asyncio.get_running_loop().call_at(when, handler.close, 1012, "service restart")

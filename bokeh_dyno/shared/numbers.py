@@ -15,7 +15,7 @@ from pathlib import Path
 
 # seconds, at most; what is longer has its own
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-REFUSED = ("full", "visitor", "starts", "offences", "off", "token", "user", "stopping")  # why a session was not opened
+REFUSED = ("full", "visitor", "starts", "offences", "off", "token", "user")  # why a session was not opened
 # of a closed WebSocket
 CODES = ("1000", "1001", "1002", "1006", "1008", "1009", "1011", "1012", "1013", "4000", "other")
 HISTOGRAMS = ("callback", "lag")
