@@ -273,8 +273,8 @@ def test_a_second_loss_while_the_values_are_entered(one: Dyno, page: Page):
     forget_a_missing_worker(page)
 
 
-def test_what_the_visitor_goes_on_to_change_while_values_are_entered_is_kept(one: Dyno, page: Page):
-    open_page(page, one)
+def test_what_the_visitor_goes_on_to_change_while_values_are_entered_is_kept(alone: Dyno, page: Page):
+    open_page(page, alone)
     # every tenth of a second, up to the moment in which the new view takes its place
     page.evaluate("""() => {
       const slider = before_the_loss[0].get_model_by_name("height")
@@ -283,7 +283,7 @@ def test_what_the_visitor_goes_on_to_change_while_values_are_entered_is_kept(one
         else clearInterval(going_on)
       }, 100)
     }""")
-    for worker in one.bokeh_workers():
+    for worker in alone.bokeh_workers():
         worker.kill()
     page.wait_for_function("!Bokeh.documents.includes(before_the_loss[0])", timeout=60_000)
     page.wait_for_function(

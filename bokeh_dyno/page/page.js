@@ -98,6 +98,7 @@ class App {
     this.opened = false // whether a WebSocket ever was
     this.losses = new Map() // connections lost after a value was sent, by key, property and value
     this.skipped = new Set() // what is therefore not entered again
+    this.given = new Set() // what has been entered in the new document, by key and property
     this.lacks = false // whether something that was entered has no place in the new document, so far
     /** @type {any} */
     this.view = null // the view that there is, and its WebSocket
@@ -374,6 +375,7 @@ class App {
   async take_over(old, fresh) {
     fresh.beside = true
     this.skipped.clear()
+    this.given.clear()
     try {
       // the last thing is always to enter: the visitor may go on in the meantime
       for (let pass = 0; enter(old.doc, fresh.doc, this) && pass < MAX_PASSES; pass++) {

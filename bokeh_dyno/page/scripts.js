@@ -80,4 +80,7 @@ export const load = async (scripts) => {
 }
 
 // The script that makes documents readable, in a second: they are drawn without it
-export const load_reading = () => setTimeout(load, 1000, [{src: tag?.dataset.reading}])
+export const load_reading = () => {
+  const src = tag?.dataset.reading
+  if (src) setTimeout(load, 1000, [{src}]) // not where somebody's own code has loaded this one
+}

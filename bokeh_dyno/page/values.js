@@ -84,7 +84,7 @@ export const fitting = (model, name, value) => {
 // has no place, all of it or a part, leaves app.lacks true.
 /** @type {(old: Doc, fresh: Doc, app: any) => boolean} */
 export const enter = (old, fresh, app) => {
-  const {initial, losses, skipped} = app
+  const {initial, losses, skipped, given} = app
   const then = widgets(old), now = widgets(fresh)
   let any = false
   app.lacks = false
@@ -94,25 +94,27 @@ export const enter = (old, fresh, app) => {
     /** @type {Values} */
     const values = {}
     for (const [name, value] of Object.entries(entered(model))) {
-      const first = initial.get(key)?.[name]
-      if (JSON.stringify(value) === first || is_same(value, held[name])) continue // not the visitor's, or there already
+      const first = initial.get(key)?.[name], called = `${key}\n${name}`
+      // not the visitor's, unless they have come back to it since the last time, or there already
+      if (JSON.stringify(value) === first && !given.has(called) || is_same(value, held[name])) continue
       if (target == null) {
         app.lacks = true
         continue
       }
       // the rows of a table mean something in the same table only
-      if (name == "data" && JSON.stringify(held.data) !== first) continue
+      if (name == "data" && !given.has(called) && JSON.stringify(held.data) !== first) continue
       const table = key.replace(/ rows$/, "")
       if (name == "indices" && !is_same(then.get(table).source.data, now.get(table).source.data)) continue
       const fits = fitting(target, name, value)
       app.lacks ||= !is_same(fits, value)
       if (fits === undefined || is_same(fits, held[name])) continue
-      if (losses.get([key, name, JSON.stringify(fits)].join("\n")) >= MAX_LOSSES) {
+      if (losses.get(`${called}\n${JSON.stringify(fits)}`) >= MAX_LOSSES) {
         const one = then.get(key.replace(/ (rows|data)$/, ""))
         skipped.add(title(one) || one.name || one.type)
         continue
       }
       values[name] = name == "active" && labels(target) ? map_each(fits, (label) => labels(target).indexOf(label)) : fits
+      given.add(called)
     }
     if (Object.keys(values).length == 0) continue
     target.setv(values)

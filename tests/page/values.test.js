@@ -116,7 +116,7 @@ suite("a value fits a widget", () => {
 suite("entering again", () => {
   // What the page does: `initial` is what the widgets held when it was opened
   const again = (old, fresh, {initial = [], losses = []} = {}) => {
-    const app = {initial: new Map(initial), losses: new Map(losses), skipped: new Set()}
+    const app = {initial: new Map(initial), losses: new Map(losses), skipped: new Set(), given: new Set()}
     return {any: enter(document_of(...old), document_of(...fresh), app), skipped: [...app.skipped]}
   }
   const slider = (value, own) => model("Slider", {value}, {title: "x", ...own})
@@ -125,6 +125,13 @@ suite("entering again", () => {
     const fresh = [model("Slider", {value: 9}, {title: "new"}), slider(1)]
     assert.equal(again([slider(2)], fresh).any, true)
     assert.deepEqual(fresh.map((one) => one.changes), [[], [{value: 2}]])
+  })
+
+  test("gives back what it was at first, when something else has been given in the meantime", () => {
+    const app = {initial: new Map([["Slider  x 0", {value: "1"}]]), losses: new Map(), skipped: new Set(), given: new Set()}
+    const fresh = slider(1)
+    for (const value of [5, 1]) assert.equal(enter(document_of(slider(value)), document_of(fresh), app), true)
+    assert.deepEqual(fresh.changes, [{value: 5}, {value: 1}])
   })
 
   test("leaves what has no place any more", () => {
@@ -136,7 +143,7 @@ suite("entering again", () => {
 
   test("says when something has no place, so far", () => {
     const lacks = (old, fresh, initial = []) => {
-      const app = {initial: new Map(initial), losses: new Map(), skipped: new Set()}
+      const app = {initial: new Map(initial), losses: new Map(), skipped: new Set(), given: new Set()}
       enter(document_of(old), document_of(fresh), app)
       return app.lacks
     }
