@@ -33,7 +33,7 @@ from dyno_under_test import (
     wait_for,
 )
 from load import Load
-from test_drain import BEFORE_IT_ENDS, LINGER
+from test_drain import LINGER, STOP_LINGER
 from test_faults import hears_sigterm
 from test_start import assert_the_site_works
 
@@ -221,7 +221,7 @@ def contained() -> Iterator[Dyno]:
         subprocess.run([sys.executable, "-m", "compileall", "-q", str(app)], check=True)
         env = {"HOME": str(tmp), "TMPDIR": str(tmp), "RUN_DIR": str(tmp / "bokeh-dyno"), "BOKEH_WORKERS": "1"}
         command = json.loads(instructions(STAGES[-1], "CMD")[0])
-        one = Dyno(app, {**env, "STOP_LINGER": f"{LINGER:.0f}"}, command, before=in_a_container(app, tmp))
+        one = Dyno(app, {**env, "STOP_LINGER": STOP_LINGER}, command, before=in_a_container(app, tmp))
         yield one.start()
     finally:
         if one:
@@ -255,7 +255,7 @@ def test_it_stops_under_load_without_a_loss_and_leaves_nothing(contained: Dyno) 
     stopped = time.monotonic()
     assert contained.stop(signal.SIGTERM) == 0, contained.log()
     assert len(load.stop()) > 20
-    assert load.failed(until=stopped + LINGER - BEFORE_IT_ENDS) == []
+    assert load.failed(until=stopped + LINGER) == []
     tmp = contained.folder.parent / "tmp"
     left = {str(path.relative_to(tmp / "bokeh-dyno")) for path in tmp.rglob("*") if not path.is_dir()}
     assert left <= {

@@ -125,9 +125,10 @@ class Dev:
         self._seen = len(self.events)
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path if in_place else self.folder / ".saved"
-        fresh.write_text(text)
-        fresh.replace(path)
+        if in_place:
+            path.write_text(text)
+        else:
+            self.dyno.save(name, text)
 
     def replace(self, name: str, old: str, new: str) -> None:
         """Save a file with `new` in the place of `old`."""
@@ -177,11 +178,6 @@ def dev(project: Path, dyno: Callable[..., Dyno]) -> MakeDev:
         return Dev(dyno(project, env, [sys.executable, "-m", "bokeh_dyno", "dev", *arguments]))
 
     return make
-
-
-def nothing_was_started(dev: Dev, before: set[int]) -> bool:
-    """Return whether the processes are still those."""
-    return {process.pid for process in dev.dyno.processes()} == before
 
 
 # --- what an edit needs -----------------------------------------------------------------------------------------------

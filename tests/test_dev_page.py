@@ -143,12 +143,6 @@ def shown(events: Events) -> Iterator[Dyno]:
     yield from until_stopped(one, scratch)
 
 
-def save(one: Dyno, name: str, text: str) -> None:
-    """Save a file at once: nobody reads the half of it."""
-    (fresh := one.folder / ".saved").write_text(text)
-    fresh.replace(one.folder / name)
-
-
 NUMBERS = itertools.count()
 
 
@@ -162,10 +156,10 @@ class Edited:
 
     def write(self, main: str, head: str = "", title: str = "a page") -> None:
         text = PAGE.replace("{title}", title).replace("{head}", head).replace("{main}", main)
-        save(self.dyno, f"flask_app/templates/{self.name}.html", text)
+        self.dyno.save(f"flask_app/templates/{self.name}.html", text)
 
     def style(self, text: str, name: str = "site.css") -> None:
-        save(self.dyno, f"flask_app/static/{name}", text)
+        self.dyno.save(f"flask_app/static/{name}", text)
 
     def open(self, main: str, head: str = "", path: str = "") -> Page:
         """Write the page, open it, and mark its window: a page that is loaded anew has no such mark."""
@@ -762,7 +756,7 @@ def edit(one: Dyno, name: str, old: str, new: str) -> None:
     """Save a file with something else in it."""
     text = (one.folder / name).read_text()
     assert old in text
-    save(one, name, text.replace(old, new))
+    one.save(name, text.replace(old, new))
 
 
 def open_in_dev(one: Dyno, page: Page, path: str = "/one") -> None:
@@ -865,7 +859,7 @@ def test_an_apps_own_page_gets_its_template_and_its_further_parts(dev: Dyno, pag
     (dev.folder / name).parent.mkdir()
     parts = "{% for root in roots %}{{ embed(root) }}{% endfor %}"
     template = f"{{% extends base %}}{{% block contents %}}<h1>Mine</h1>{parts}{{% endblock %}}"
-    save(dev, name, template)
+    dev.save(name, template)
     page.get_by_role("heading", name="Mine").wait_for()
     page.wait_for_function(WHOLE % 1)
     assert page.evaluate(HEIGHTS) == [4]

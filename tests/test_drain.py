@@ -21,9 +21,9 @@ from load import Load
 FAST = [0.01, 0.01, 0.05, 0.01, 0.02]
 SLOW = [0.2, 9.0, 1.0, 3.0, 6.0]
 ENOUGH = 2000  # requests answered, before it is over
-# The router hands over requests for a moment after SIGTERM, STOP_LINGER; those that begin this long before the port is closed,
-# however slow this machine is to send them, must not be lost either
-LINGER, BEFORE_IT_ENDS = 2.0, 1.0
+# The router hands over requests for a moment after SIGTERM; those of this time must not be lost either. STOP_LINGER is a second
+# more, however slow this machine is to send them
+LINGER, STOP_LINGER = 1.0, "2"
 
 
 @pytest.fixture(params=NGINXES)
@@ -31,7 +31,7 @@ def loaded(request, project: Path, dyno: Callable[..., Dyno]) -> Dyno:
     """A dyno of its own with each nginx at hand."""
     if request.param != "installed":
         (project / "bin" / "nginx").symlink_to(Path(request.param).resolve())
-    return dyno(project, {"STOP_LINGER": f"{LINGER:.0f}"}).start()
+    return dyno(project, {"STOP_LINGER": STOP_LINGER}).start()
 
 
 def is_open(client: socket.socket) -> bool:
@@ -73,8 +73,7 @@ def test_no_request_is_lost_when_the_platform_stops_the_dyno(loaded: Dyno, to: s
     code = loaded.wait(27)
     took = time.monotonic() - stopped
     requests = fast.stop() + slow.stop()
-    until = stopped + LINGER - BEFORE_IT_ENDS
-    lost = fast.failed(until=until) + slow.failed(until=until)
+    lost = fast.failed(until=stopped + LINGER) + slow.failed(until=stopped + LINGER)
     in_flight = sum(request.began < stopped < request.ended for request in requests)
     record_property("figure", f"{len(requests)} requests, {in_flight} in flight, {len(lost)} lost, {took:.1f} s")
     assert lost == [], loaded.log()[-3000:]
